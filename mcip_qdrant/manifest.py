@@ -1,0 +1,177 @@
+"""The bundle's description of itself: frozen values that mirror `manifest.json` field by field.
+
+Field-by-field documentation: docs/bundle-format.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePosixPath
+from typing import Any, Literal, Self, TypeVar, get_args
+
+from mcip_qdrant.errors import BundleError
+
+FORMAT_VERSION = 1
+
+_T = TypeVar("_T")
+
+ResizeMode = Literal["shortest", "longest", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
+Cleaning = Literal["lower", "whitespace", "canonicalize"]
+Activation = Literal["gelu", "quick_gelu"]
+Tower = Literal["visual", "textual"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+def _choice(value: object, allowed: Any, name: str) -> None:
+    if value not in get_args(allowed):
+        raise BundleError(f"manifest: {name} is {value!r}; this version reads {', '.join(get_args(allowed))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """RGB image -> pixels, in open_clip's own words (`PreprocessCfg` in open_clip/transform.py).
+
+    `size` is (height, width) in pixels; `mean` and `std` are per RGB channel on a 0..1 scale and are already folded into the
+    graph, so they are kept here as documentation and as part of `space_id`.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    fill_color: int = 0
+    mode: Literal["RGB"] = "RGB"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(self.size))
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        _choice(self.interpolation, Interpolation, "preprocess.interpolation")
+        _choice(self.resize_mode, ResizeMode, "preprocess.resize_mode")
+        if self.mode != "RGB" or len(self.mean) != 3 or len(self.std) != 3:
+            raise BundleError("manifest: preprocess must describe three RGB channels")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise BundleError(f"manifest: preprocess.size {self.size} is not (height, width)")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerConfig:
+    """How text becomes token ids around `tokenizer.json`: cleaning before it, fixed length after it.
+
+    `digest` is the SHA-256 of vocabulary, merges and behaviour (part of `space_id`); `sha256` is that of the file.
+    """
+
+    context_length: int
+    cleaning: Cleaning
+    pad_id: int
+    vocab_size: int
+    digest: str
+    sha256: str
+    file: str = "tokenizer.json"
+
+    def __post_init__(self) -> None:
+        _choice(self.cleaning, Cleaning, "tokenizer.cleaning")
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Cosine of graph output to torch over the golden set, and the bound it had to reach."""
+
+    minimum: float
+    mean: float
+    bound: float
+    max_abs_difference: float
+    top10_agreement: float
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """One ONNX graph: a tower in one precision, with the SHA-256 of every file it consists of."""
+
+    tower: Tower
+    precision: Precision
+    file: str
+    sha256: Mapping[str, str]
+    bytes: Mapping[str, int]
+    parity: Parity
+    opset: int
+
+    def __post_init__(self) -> None:
+        _choice(self.tower, Tower, "graphs.tower")
+        _choice(self.precision, Precision, "graphs.precision")
+        for name in (self.file, *self.sha256, *self.bytes):
+            if PurePosixPath(name).name != name or name in {"", ".", ".."} or "\\" in name:
+                raise BundleError(f"manifest: {name!r} is not a plain file name inside the bundle")
+        if self.file not in self.sha256 or set(self.sha256) != set(self.bytes):
+            raise BundleError(f"manifest: graph {self.file} lacks the digest or size of one of its files")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`manifest.json`, parsed and checked."""
+
+    model: str
+    activation: Activation
+    embedding_dim: int
+    space_id: str
+    preprocess: Preprocess
+    tokenizer: TokenizerConfig
+    graphs: tuple[Graph, ...]
+    golden_sha256: str
+    source: Mapping[str, Any]
+    tools: Mapping[str, str]
+    architecture: Mapping[str, Any]
+    created_at: str
+    image_rules: str
+    format_version: int = field(default=FORMAT_VERSION)
+
+    def __post_init__(self) -> None:
+        _choice(self.activation, Activation, "activation")
+        if self.embedding_dim < 1 or len(self.space_id) != 64:
+            raise BundleError("manifest: embedding_dim or space_id makes no sense")
+
+    def to_json(self) -> str:
+        """Readable JSON, keys in field order, ending with a newline."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Parse and check.
+
+        Raises:
+            BundleError: not JSON, another format version, a field missing, unknown or of the wrong kind.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as exc:
+            raise BundleError(f"manifest is not JSON: {exc}") from exc
+        if not isinstance(raw, dict):
+            raise BundleError("manifest is not a JSON object")
+        version = raw.get("format_version")
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"bundle format version is {version!r}, this mcip-qdrant reads {FORMAT_VERSION}: "
+                "export the checkpoint again with this version, or install the version that wrote the bundle"
+            )
+        try:
+            raw["preprocess"] = _build(Preprocess, raw["preprocess"])
+            raw["tokenizer"] = _build(TokenizerConfig, raw["tokenizer"])
+            raw["graphs"] = tuple(
+                _build(Graph, {**graph, "parity": _build(Parity, graph["parity"])}) for graph in raw["graphs"]
+            )
+            return _build(cls, raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise BundleError(f"manifest: {type(exc).__name__}: {exc}") from exc
+
+
+def _build(kind: type[_T], raw: Mapping[str, Any]) -> _T:
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = set(raw) - known
+    if unknown:
+        raise BundleError(f"manifest: unknown field {sorted(unknown)[0]!r} in {kind.__name__}")
+    return kind(**raw)
