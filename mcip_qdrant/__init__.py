@@ -1,1 +1,87 @@
-"""Search a pile of images by words and by pictures, with one embedding per image."""
+"""Search a pile of images by words and by pictures, with one embedding per image.
+
+Public names are resolved at first use (PEP 562): `import mcip_qdrant` loads neither qdrant_client nor onnxruntime.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcip_qdrant.bundle import Bundle
+    from mcip_qdrant.errors import (
+        BundleError,
+        ConfigurationError,
+        DeviceError,
+        ExportError,
+        ForeignCollectionError,
+        ImageError,
+        InvalidQueryError,
+        McipError,
+        MissingExtraError,
+        Reason,
+        SourceError,
+        SpaceMismatchError,
+        StoreError,
+        StoreUnavailableError,
+    )
+    from mcip_qdrant.keys import point_id
+    from mcip_qdrant.query import QueryEncoder
+    from mcip_qdrant.search import Hit, ImageCollection
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Bundle": "bundle",
+    "BundleError": "errors",
+    "ConfigurationError": "errors",
+    "DeviceError": "errors",
+    "ExportError": "errors",
+    "ForeignCollectionError": "errors",
+    "Hit": "search",
+    "ImageCollection": "search",
+    "ImageError": "errors",
+    "InvalidQueryError": "errors",
+    "McipError": "errors",
+    "MissingExtraError": "errors",
+    "QueryEncoder": "query",
+    "Reason": "errors",
+    "SourceError": "errors",
+    "SpaceMismatchError": "errors",
+    "StoreError": "errors",
+    "StoreUnavailableError": "errors",
+    "point_id": "keys",
+}
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "ConfigurationError",
+    "DeviceError",
+    "ExportError",
+    "ForeignCollectionError",
+    "Hit",
+    "ImageCollection",
+    "ImageError",
+    "InvalidQueryError",
+    "McipError",
+    "MissingExtraError",
+    "QueryEncoder",
+    "Reason",
+    "SourceError",
+    "SpaceMismatchError",
+    "StoreError",
+    "StoreUnavailableError",
+    "point_id",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

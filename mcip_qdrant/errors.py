@@ -36,6 +36,7 @@ class Reason(StrEnum):
     GONE = "gone"
     NOT_A_FILE = "not_a_file"
     OUTSIDE_ROOT = "outside_root"
+    NOT_FINITE = "not_finite"
 
 
 class McipError(Exception):

@@ -1,0 +1,87 @@
+"""Entry point: the command group, and one place that turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from importlib.metadata import version
+
+import click
+
+from mcip_qdrant.cli.adopt import adopt_command
+from mcip_qdrant.cli.export import export_command
+from mcip_qdrant.cli.ingest import ingest_command
+from mcip_qdrant.cli.inspect import inspect_command
+from mcip_qdrant.cli.search import search_command
+from mcip_qdrant.cli.verify import verify_command
+from mcip_qdrant.errors import McipError
+
+EXIT_INTERRUPTED = 130
+
+_EPILOG = """\b
+Typical use:
+  mcip-qdrant export --model mcip-vit-l-14-336 --checkpoint MCIP.pth --output bundle
+  mcip-qdrant ingest photos --bundle bundle
+  mcip-qdrant search --bundle bundle --text "a red car in the snow" --sheet hits.png
+
+\b
+Exit codes: 0 all in; 1 could not be done; 2 usage; 3 done, some images failed;
+4 configuration refused (wrong bundle, damaged bundle, device not active); 130 interrupted.
+
+\b
+Environment: MCIP_QDRANT_BUNDLE, MCIP_QDRANT_URL, MCIP_QDRANT_COLLECTION, MCIP_QDRANT_DEVICE,
+MCIP_QDRANT_API_KEY or MCIP_QDRANT_API_KEY_FILE (the API key has no flag on purpose).
+"""
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version("mcip-qdrant"), prog_name="mcip-qdrant")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr, and show tracebacks of errors.")
+def cli(verbose: bool) -> None:
+    """Search a pile of images by words and by pictures: checkpoint -> ONNX bundle -> Qdrant."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+for _command in (export_command, verify_command, inspect_command, ingest_command, search_command, adopt_command):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line and exit with one of the documented codes."""
+    _prepare_process()
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away: that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except McipError as exc:
+        if "-v" in sys.argv[1:2] or "--verbose" in sys.argv[1:2]:
+            logging.getLogger(__name__).exception("traceback of the error below")
+        click.echo(f"mcip-qdrant: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _prepare_process() -> None:
+    """Settings of the whole process; a library must not make them, its program may."""
+    # SIGTERM from a supervisor takes the same road as Ctrl-C, so that half-written files are cleaned up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    # File names need not be UTF-8, and a terminal need not be able to show them.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

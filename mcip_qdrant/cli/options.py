@@ -1,0 +1,113 @@
+"""Options that several commands share, each with its environment variable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mcip_qdrant.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mcip_qdrant.store import Store
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+DEFAULT_QDRANT = "./qdrant"
+
+
+def bundle_option(command: _F) -> _F:
+    """`--bundle`."""
+    return click.option(
+        "--bundle",
+        "bundle_path",
+        envvar="MCIP_QDRANT_BUNDLE",
+        show_envvar=True,
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Bundle directory made by `mcip-qdrant export`.",
+    )(command)
+
+
+def store_options(command: _F) -> _F:
+    """`--qdrant` and `--collection`."""
+    command = click.option(
+        "--collection",
+        envvar="MCIP_QDRANT_COLLECTION",
+        show_envvar=True,
+        default="images",
+        show_default=True,
+        help="Collection, or alias of one.",
+    )(command)
+    return click.option(
+        "--qdrant",
+        "location",
+        envvar="MCIP_QDRANT_URL",
+        show_envvar=True,
+        default=DEFAULT_QDRANT,
+        show_default=True,
+        metavar="PATH|URL",
+        help="Qdrant server (http://HOST:6333) or a folder for embedded mode: one process at a time, good for some "
+        "20,000 images. An embedded folder holds pickles: open only your own.",
+    )(command)
+
+
+def device_option(command: _F) -> _F:
+    """`--device`."""
+    return click.option(
+        "--device",
+        envvar="MCIP_QDRANT_DEVICE",
+        show_envvar=True,
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda[:N]",
+        help="Where the model runs. What is asked for and not active is an error; auto says what it chose.",
+    )(command)
+
+
+def precision_option(command: _F) -> _F:
+    """`--precision` of a command that runs graphs."""
+    return click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "int8"]),
+        default=None,
+        help="Which graphs to run. Default: fp16 on CUDA, fp32 on the CPU.",
+    )(command)
+
+
+def json_option(command: _F) -> _F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def api_key() -> str | None:
+    """The Qdrant API key from `MCIP_QDRANT_API_KEY` or the file that `MCIP_QDRANT_API_KEY_FILE` names.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    if key := os.environ.get("MCIP_QDRANT_API_KEY"):
+        return key
+    path = os.environ.get("MCIP_QDRANT_API_KEY_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"MCIP_QDRANT_API_KEY_FILE={path} cannot be read: {exc}") from exc
+
+
+def connect(location: str) -> Store:
+    """Open the store that `--qdrant` names."""
+    from mcip_qdrant.store import open_store
+
+    return open_store(location, api_key=api_key())
+
+
+def say_device(provider: str, device: str) -> None:
+    """Tell on stderr what `auto` chose."""
+    if device.strip().lower() == "auto":
+        click.echo(f"device auto: running on {provider}", err=True)

@@ -1,0 +1,114 @@
+"""The user's own columns: a CSV or JSONL table joined to images by key or relative path."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mcip_qdrant.errors import SourceError
+from mcip_qdrant.keys import ImageRef, encode_path
+from mcip_qdrant.points import OWN_FIELDS
+
+_KEY_COLUMNS = ("key", "path")
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+
+
+class Columns:
+    """Payload fields by image. Rows that no image asked for are counted, so that a wrong key column is noticed."""
+
+    def __init__(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        self._rows = rows
+        self._used: set[str] = set()
+
+    def __call__(self, ref: ImageRef) -> Mapping[str, Any]:
+        """The fields of one image; empty where the table has no row for it."""
+        for name in (ref.key, ref.relative):
+            if name in self._rows:
+                self._used.add(name)
+                return self._rows[name]
+        return {}
+
+    @property
+    def unmatched(self) -> int:
+        """Rows that belong to no image seen so far."""
+        return len(self._rows) - len(self._used)
+
+    @classmethod
+    def read(cls, path: Path) -> Columns:
+        """Read a table with a column `key` (`<source>/<path>`, or the path relative to the source) or `path`.
+
+        CSV cells become numbers or booleans where a whole column reads as such (so `007` stays text), and empty cells are left
+        out. JSONL keeps its own types.
+
+        Raises:
+            SourceError: unreadable, without key column, a row twice, or a column named like one of our own payload fields.
+        """
+        readers: dict[str, Callable[[Path], list[dict[str, Any]]]] = {".csv": _read_csv, ".jsonl": _read_jsonl}
+        reader = readers.get(path.suffix.lower())
+        if reader is None:
+            raise SourceError(f"--columns {path}: expected a .csv or .jsonl file")
+        try:
+            table = reader(path)
+        except OSError as exc:
+            raise SourceError(f"--columns {path}: {exc.strerror}") from exc
+        except (ValueError, csv.Error) as exc:
+            raise SourceError(f"--columns {path}: {exc}") from exc
+        rows: dict[str, Mapping[str, Any]] = {}
+        for number, row in enumerate(table, start=1):
+            column = next((name for name in _KEY_COLUMNS if name in row), None)
+            if column is None:
+                raise SourceError(f"--columns {path}: row {number} has no 'key' or 'path' column (it has {', '.join(row)})")
+            # `path` is a plain file name as the user's tools write it; `key` is already in our encoding.
+            raw = str(row.pop(column))
+            name = raw if column == "key" else encode_path(raw)
+            if clash := sorted(OWN_FIELDS & set(row)):
+                raise SourceError(f"--columns {path}: the column {clash[0]!r} is written by mcip-qdrant itself; rename it")
+            if name in rows:
+                raise SourceError(f"--columns {path}: row {number} is the second one for {raw!r}")
+            rows[name] = row
+        return cls(rows)
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as exc:
+                raise ValueError(f"line {number} is not JSON: {exc}") from exc
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is not a JSON object")  # noqa: TRY004 - one error type for bad tables
+            rows.append(row)
+    return rows
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        table = list(reader)
+        names = list(reader.fieldnames or [])
+    for number, row in enumerate(table, start=1):
+        if None in row or None in row.values():
+            raise ValueError(f"row {number} does not have {len(names)} cells")
+    kinds = {name: _column_kind([row[name] for row in table if row[name]]) for name in names if name not in _KEY_COLUMNS}
+    return [
+        {name: kinds.get(name, str)(cell) for name, cell in row.items() if cell or name in _KEY_COLUMNS} for row in table
+    ]
+
+
+def _column_kind(cells: list[str]) -> Callable[[str], Any]:
+    if cells and all(_INTEGER.fullmatch(cell) for cell in cells):
+        return int
+    if cells and all(_NUMBER.fullmatch(cell) for cell in cells):
+        return float
+    if cells and all(cell.lower() in {"true", "false"} for cell in cells):
+        return lambda cell: cell.lower() == "true"
+    return str

@@ -1,0 +1,48 @@
+"""`failures.jsonl`: the dead letters of one run, one JSON object per line: key, reason, message."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from mcip_qdrant.errors import SourceError
+from mcip_qdrant.report import DeadLetter
+
+
+class FailureFile:
+    """Written as the run goes; takes the place of the previous run's file when the run ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        """Open.
+
+        Raises:
+            SourceError: the folder cannot be written.
+        """
+        self.path = path
+        try:
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+        except OSError as exc:
+            raise SourceError(f"--failures {path}: cannot be written: {exc.strerror}; choose another with --failures FILE") from exc
+        self._temporary = Path(name)
+        self._stream: IO[str] = os.fdopen(descriptor, "w", encoding="utf-8")
+
+    def write(self, letter: DeadLetter) -> None:
+        """Append one dead letter."""
+        line = {"key": letter.key, "reason": letter.reason.value, "message": letter.message}
+        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.close()
+        # mkstemp makes 0600; other users' tools read this file.
+        umask = os.umask(0)
+        os.umask(umask)
+        self._temporary.chmod(0o666 & ~umask)
+        self._temporary.replace(self.path)

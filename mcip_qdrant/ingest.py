@@ -1,0 +1,115 @@
+"""One run on one machine: check the collection, list the source, run the pipeline, prune."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mcip_qdrant import pipeline
+from mcip_qdrant.bundle import Bundle
+from mcip_qdrant.collection import ensure_collection, register_source
+from mcip_qdrant.cpus import available_cpus
+from mcip_qdrant.decode import DecodeLimits
+from mcip_qdrant.encoder import ImageEncoder
+from mcip_qdrant.errors import SourceError
+from mcip_qdrant.keys import ImageRef
+from mcip_qdrant.pipeline import Hooks, PipelineSettings
+from mcip_qdrant.points import DecodeMode, RunStamp
+from mcip_qdrant.prune import SeenImages, prune
+from mcip_qdrant.report import RunReport
+from mcip_qdrant.session import CUDA_PROVIDER
+from mcip_qdrant.sink import QdrantSink
+from mcip_qdrant.source import ListingReport, Source
+from mcip_qdrant.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What a user can choose. `batch_size` None means 16 on the CPU and 64 on CUDA; `decode_threads` None means one per CPU."""
+
+    collection: str = "images"
+    decode: DecodeMode = "exact"
+    checksum: bool = False
+    prune: bool = False
+    confirmed: bool = False
+    source_moved: bool = False
+    indexes: Mapping[str, str] = field(default_factory=dict)
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    batch_size: int | None = None
+    decode_threads: int | None = None
+    columns: Callable[[ImageRef], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """Outcome of a run, for people and for `--json`."""
+
+    run_id: str
+    report: RunReport
+    listing: ListingReport
+    pruned: int
+    collection_created: bool
+    points: int
+
+
+def new_run_id() -> str:
+    """A run id that sorts by time and is unique."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+
+def ingest(
+    source: Source, bundle: Bundle, encoder: ImageEncoder, store: Store, options: IngestOptions, hooks: Hooks | None = None
+) -> IngestResult:
+    """Bring a collection up to date with a source.
+
+    Raises:
+        ConfigurationError: the collection belongs to another model or to nobody.
+        SourceError: the source name stands for another folder, no image was found, or pruning was refused.
+        StoreError: Qdrant refused or stayed away.
+    """
+    hooks = hooks or Hooks()
+    if options.prune and not source.complete:
+        raise SourceError("--prune needs a folder: a list does not say which images are gone")
+    created = ensure_collection(store, options.collection, bundle.manifest, options.indexes)
+    register_source(store, options.collection, source.name, source.root, moved=options.source_moved)
+    run_id = new_run_id()
+    settings = _pipeline_settings(source, bundle, encoder, options, run_id)
+    sink = QdrantSink(store, options.collection)
+    listing, seen = ListingReport(), SeenImages()
+    refs = source(listing)
+    report = pipeline.run(seen.watch(refs) if options.prune else refs, encoder, sink, settings, hooks)
+    pruned = 0
+    if options.prune and not report.interrupted:
+        pruned = prune(sink, source.name, seen, listing, confirmed=options.confirmed)
+    if report.submitted == 0 and source.complete and not report.interrupted:
+        raise SourceError(_nothing_found(source, listing))
+    return IngestResult(run_id, report, listing, pruned, created, sink.count())
+
+
+def _pipeline_settings(
+    source: Source, bundle: Bundle, encoder: ImageEncoder, options: IngestOptions, run_id: str
+) -> PipelineSettings:
+    stamp = RunStamp(run_id, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), options.decode)
+    settings = PipelineSettings(
+        stamp=stamp,
+        roots={source.name: source.root},
+        preprocess=bundle.manifest.preprocess,
+        batch_size=options.batch_size or (64 if encoder.provider == CUDA_PROVIDER else 16),
+        decode_threads=options.decode_threads or available_cpus(),
+        limits=options.limits,
+        checksum=options.checksum,
+    )
+    return settings if options.columns is None else replace(settings, columns=options.columns)
+
+
+def _nothing_found(source: Source, listing: ListingReport) -> str:
+    message = f"no images below {source.root}"
+    if listing.skipped:
+        message += f"; skipped: {', '.join(f'{count} {kind}' for kind, count in listing.skipped.most_common())}"
+    if listing.errors:
+        message += f"; not listed: {'; '.join(listing.errors)}"
+    return message + ". If the images have unusual suffixes, say --all-files"

@@ -1,0 +1,62 @@
+"""Delete the points of images that a source no longer has. Guarded, because an unmounted disk looks like an empty archive."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from mcip_qdrant.errors import SourceError
+from mcip_qdrant.keys import ImageRef
+from mcip_qdrant.sink import QdrantSink
+from mcip_qdrant.source import ListingReport
+
+LARGEST_SHARE = 0.20
+
+
+@dataclass(slots=True)
+class SeenImages:
+    """Point ids of all images a listing named, 16 bytes each."""
+
+    _ids: set[bytes] = field(default_factory=set)
+
+    def watch(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+        """Pass references on and remember them."""
+        for ref in refs:
+            self._ids.add(uuid.UUID(ref.point_id).bytes)
+            yield ref
+
+    def __contains__(self, point_id: str) -> bool:
+        return uuid.UUID(point_id).bytes in self._ids
+
+
+def prune(sink: QdrantSink, source: str, seen: SeenImages, listing: ListingReport, *, confirmed: bool) -> int:
+    """Delete this source's points whose images were not listed.
+
+    Args:
+        confirmed: the user agreed to lose more than a fifth of the source's points.
+
+    Returns:
+        Number of points deleted.
+
+    Raises:
+        SourceError: the listing had errors, or too much would go. Nothing was deleted.
+    """
+    if listing.errors:
+        raise SourceError(
+            f"nothing was pruned: {len(listing.errors)} folder(s) could not be listed (the first: {listing.errors[0]}), "
+            "so a missing image may only be out of sight"
+        )
+    total = 0
+    gone = []
+    for point, _key in sink.ids_of_source(source):
+        total += 1
+        if point not in seen:
+            gone.append(point)
+    if len(gone) > LARGEST_SHARE * total and not confirmed:
+        raise SourceError(
+            f"nothing was pruned: {len(gone)} of the {total} images of source {source!r} are no longer there "
+            f"({len(gone) / total:.0%}, more than {LARGEST_SHARE:.0%}). If that is right, say --prune --yes"
+        )
+    sink.delete(gone)
+    return len(gone)

@@ -1,0 +1,152 @@
+"""Where image references come from: a folder, or a list of paths below a root."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Protocol
+
+from mcip_qdrant.errors import SourceError
+from mcip_qdrant.keys import ImageRef, encode_path
+
+IMAGE_SUFFIXES = frozenset(
+    b".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .bmp .dib .tif .tiff .avif .avifs".split()
+)
+
+
+@dataclass(slots=True)
+class ListingReport:
+    """What a listing left out: folders it could not read, and entries that are no images by name.
+
+    `skipped` counts by suffix, or by a word such as `symlinked folder`.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+class Source(Protocol):
+    """A named, listable set of images."""
+
+    name: str
+    root: Path
+    complete: bool
+    """Whether a listing names every image of the source (so that pruning may trust it)."""
+
+    def __call__(self, report: ListingReport) -> Iterator[ImageRef]:
+        """List references; problems go into the report."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """Every image file below a folder, in sorted order. Symlinked folders are not entered, so no loop is possible."""
+
+    name: str
+    root: Path
+    every_file: bool = False
+    complete: bool = True
+
+    def __call__(self, report: ListingReport) -> Iterator[ImageRef]:
+        """List the folder, depth first."""
+        yield from self._walk(os.fsencode(self.root), b"", report)
+
+    def _walk(self, folder: bytes, prefix: bytes, report: ListingReport) -> Iterator[ImageRef]:
+        pending = [(folder, prefix)]
+        while pending:
+            folder, prefix = pending.pop()
+            try:
+                with os.scandir(folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
+            except OSError as exc:
+                report.errors.append(f"{encode_path(folder)}: {exc.strerror}")
+                continue
+            below = []
+            for entry in entries:
+                relative = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    below.append((entry.path, relative + b"/"))
+                elif self._is_candidate(entry, report):
+                    yield ImageRef(self.name, encode_path(relative))
+            pending.extend(reversed(below))
+
+    def _is_candidate(self, entry: os.DirEntry[bytes], report: ListingReport) -> bool:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.name.startswith(b"._"):
+            report.skipped["AppleDouble file"] += 1
+            return False
+        if entry.is_symlink() and _is_folder(entry):
+            report.skipped["symlinked folder"] += 1
+            return False
+        if not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
+            report.skipped["special file"] += 1
+            return False
+        if self.every_file or suffix in IMAGE_SUFFIXES:
+            return True
+        report.skipped[encode_path(suffix) or "no suffix"] += 1
+        return False
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of symlinks: a file reference whose reading will say so
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class ListSource:
+    """Paths from a file or from standard input, one per line (or NUL-separated), relative to a root or absolute below it."""
+
+    name: str
+    root: Path
+    stream: IO[bytes]
+    separator: bytes = b"\n"
+    complete: bool = False
+
+    def __call__(self, report: ListingReport) -> Iterator[ImageRef]:
+        """Read the list as it comes; each path once."""
+        root = os.path.normpath(os.fsencode(self.root.absolute()))
+        seen: set[bytes] = set()
+        for raw in _split(self.stream, self.separator):
+            line = raw.removesuffix(b"\r") if self.separator == b"\n" else raw
+            if not line:
+                continue
+            # normpath, not realpath: a list may name files that are symlinks; reading checks where they lead.
+            relative = os.path.relpath(os.path.normpath(os.path.join(root, line)), root)
+            if relative == b".." or relative.startswith(b"../") or b"\0" in relative:
+                report.errors.append(f"{encode_path(line.replace(bytes(1), b'?'))}: not below {self.root}")
+                continue
+            if relative not in seen:
+                seen.add(relative)
+                yield ImageRef(self.name, encode_path(relative))
+
+
+def _split(stream: IO[bytes], separator: bytes) -> Iterator[bytes]:
+    rest = b""
+    while piece := stream.read(1 << 16):
+        *whole, rest = (rest + piece).split(separator)
+        yield from whole
+    if rest:
+        yield rest
+
+
+def check_root(path: Path) -> Path:
+    """The absolute root folder of a source.
+
+    Raises:
+        SourceError: missing, not a folder, or not readable.
+    """
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            raise SourceError(f"{path} is not a folder; to ingest single files, list them: --list FILE")
+        with os.scandir(path):
+            return path.absolute()
+    except FileNotFoundError as exc:
+        raise SourceError(f"{path} does not exist") from exc
+    except OSError as exc:
+        raise SourceError(f"{path} cannot be read: {exc.strerror}") from exc
