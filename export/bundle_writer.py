@@ -23,7 +23,8 @@ from mcip_qdrant.export.architecture import Architecture, resolve_architecture
 from mcip_qdrant.export.checkpoint import load_model
 from mcip_qdrant.export.golden import COUNT, make_golden_set
 from mcip_qdrant.export.space_id import space_id
-from mcip_qdrant.export.tokenizer import export_tokenizer, load_reference_tokenizer
+from mcip_qdrant.export.reference_tokenizer import load_reference_tokenizer
+from mcip_qdrant.export.tokenizer import export_tokenizer
 from mcip_qdrant.export.towers import ImageTower, TextTower
 from mcip_qdrant.golden import compare
 from mcip_qdrant.manifest import Graph, Manifest, Parity, Precision, Preprocess, TokenizerConfig, Tower
@@ -75,7 +76,7 @@ def export_bundle(request: ExportRequest, steps: Steps | None = None) -> Bundle:
         request.model, pretrained=request.pretrained, quick_gelu=request.quick_gelu, base=request.base
     )
     # Before minutes of work: the tokenizer's files are what is most often missing.
-    reference_tokenizer = load_reference_tokenizer(architecture.name, request.tokenizer)
+    reference_tokenizer = load_reference_tokenizer(architecture.name, architecture.text_config, request.tokenizer)
     steps.begin("load checkpoint", None)
     model = load_model(architecture, checkpoint=request.checkpoint, pretrained=request.pretrained)
     _check_disk(request, model)
@@ -135,30 +136,31 @@ def _write_graphs(
         ),
     }
     for tower, (build, input_name, example, rows, reference) in inputs.items():
-        base = work / f"{tower}.onnx"
-        steps.begin(f"export {tower} fp32", None)
-        graphs.export_fp32(build(), example, input_name, base, external_data_above=request.external_data_above)
-        for precision in ("fp32", *[item for item in request.precisions if item != "fp32"]):
-            path = base if precision == "fp32" else work / f"{tower}.{precision}.onnx"
-            if precision != "fp32":
-                steps.begin(f"export {tower} {precision}", None)
-                graphs.export_variant(base, path, precision, external_data_above=request.external_data_above)
+        steps.begin(f"export {tower} tower", None)
+        raw = work / f"{tower}.onnx"
+        graphs.export_raw(build(), example, input_name, raw, external_data_above=request.external_data_above)
+        variants = [precision for precision in request.precisions if precision != "fp32"]
+        for precision in variants:
+            steps.begin(f"make {tower} {precision}", None)
+            graphs.export_variant(raw, work / f"{tower}.{precision}.onnx", precision, external_data_above=request.external_data_above)
+        if "fp32" not in request.precisions:
+            for file in graphs.graph_files(raw):
+                file.unlink()
+        for precision in request.precisions:
+            path = raw if precision == "fp32" else work / f"{tower}.{precision}.onnx"
+            graphs.finish(path, input_name)
             steps.begin(f"check {tower} {precision}", COUNT)
             parity = _parity(path, precision, rows, reference, steps)
             files = graphs.graph_files(path)
-            if precision in request.precisions:
-                yield Graph(
-                    tower=tower,
-                    precision=precision,
-                    file=path.name,
-                    sha256={file.name: file_sha256(file) for file in files},
-                    bytes={file.name: file.stat().st_size for file in files},
-                    parity=parity,
-                    opset=graphs.OPSET,
-                )
-        if "fp32" not in request.precisions:
-            for file in graphs.graph_files(base):
-                file.unlink()
+            yield Graph(
+                tower=tower,
+                precision=precision,
+                file=path.name,
+                sha256={file.name: file_sha256(file) for file in files},
+                bytes={file.name: file.stat().st_size for file in files},
+                parity=parity,
+                opset=graphs.OPSET,
+            )
 
 
 def _parity(path: Path, precision: Precision, rows: Any, reference: Any, steps: Steps) -> Parity:

@@ -96,13 +96,20 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
             # Only the zip format can be mapped; files from before torch 1.6 are read whole.
             raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as exc:
+        if "global" not in str(exc).lower():
+            raise _unreadable(path, exc) from exc
         raise ExportError(
-            f"{path}: refused, and nothing in it was run: it holds Python objects besides tensors "
-            f"({str(exc).splitlines()[0]}). Save the state_dict alone: torch.save(model.state_dict(), FILE)"
+            f"{path}: refused, and nothing in it was run: it holds Python objects besides tensors. "
+            "Save the state_dict alone: torch.save(model.state_dict(), FILE)"
         ) from exc
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, safetensors.SafetensorError) as exc:
-        raise ExportError(f"{path}: not a readable checkpoint ({type(exc).__name__}: {str(exc).splitlines()[0]})") from exc
+        raise _unreadable(path, exc) from exc
     return _flat(raw, path)
+
+
+def _unreadable(path: Path, exc: Exception) -> ExportError:
+    first_line = next(iter(str(exc).splitlines()), "damaged or empty")
+    return ExportError(f"{path}: not a readable checkpoint ({type(exc).__name__}: {first_line})")
 
 
 def _flat(raw: object, path: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The two towers as the graphs will see them: uint8 pixels or token ids in, unit vectors out."""
+"""The two towers as the graphs will see them: uint8 pixels or token ids in, projected vectors out (graphs.finish normalises)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PIXEL_SCALE = 256.0
 
 
 class ImageTower(torch.nn.Module):
-    """uint8 `[B, H, W, 3]` RGB pixels -> float32 `[B, D]`, L2 norm 1.
+    """uint8 `[B, H, W, 3]` RGB pixels -> float32 `[B, D]`, any norm.
 
     Scaling to 0..1, mean and std are folded into the first convolution, in float64, where that convolution has no padding
     (padding means "mean colour" before normalisation and "black" after, so there it stays a step of the graph).
@@ -34,22 +34,20 @@ class ImageTower(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         planes = pixels.permute(0, 3, 1, 2).to(torch.float32)
         planes = planes * (1 / _PIXEL_SCALE) if self.folded else (planes - self.offset) * self.factor
-        return _unit(self.model.encode_image(planes))
+        projected: torch.Tensor = self.model.encode_image(planes)
+        return projected
 
 
 class TextTower(torch.nn.Module):
-    """int64 `[B, L]` token ids -> float32 `[B, D]`, L2 norm 1."""
+    """int64 `[B, L]` token ids -> float32 `[B, D]`, any norm."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
-        return _unit(self.model.encode_text(token_ids))
-
-
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(vectors, dim=-1)
+        projected: torch.Tensor = self.model.encode_text(token_ids)
+        return projected
 
 
 def patch_convolution(visual: torch.nn.Module) -> torch.nn.Conv2d | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +15,9 @@ from mcip_qdrant.keys import ImageRef, encode_path
 from mcip_qdrant.points import OWN_FIELDS
 
 _KEY_COLUMNS = ("key", "path")
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})", re.ASCII)
+_WHOLE = re.compile(r"-?\d+", re.ASCII)
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 
 
 class Columns:
@@ -64,8 +66,13 @@ class Columns:
             if column is None:
                 raise SourceError(f"--columns {path}: row {number} has no 'key' or 'path' column (it has {', '.join(row)})")
             # `path` is a plain file name as the user's tools write it; `key` is already in our encoding.
-            raw = str(row.pop(column))
-            name = raw if column == "key" else encode_path(raw)
+            raw = row.pop(column)
+            if not isinstance(raw, str):
+                raise SourceError(f"--columns {path}: row {number}: the {column} {raw!r} is not text")
+            try:
+                name = raw if column == "key" else encode_path(raw)
+            except ValueError as exc:
+                raise SourceError(f"--columns {path}: row {number}: {exc}") from exc
             if clash := sorted(OWN_FIELDS & set(row)):
                 raise SourceError(f"--columns {path}: the column {clash[0]!r} is written by mcip-qdrant itself; rename it")
             if name in rows:
@@ -82,7 +89,9 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as exc:
+                # Python also reads NaN, 1e999 and half surrogate pairs, which Qdrant cannot store.
+                json.dumps(row, allow_nan=False, ensure_ascii=False).encode()
+            except (ValueError, RecursionError) as exc:
                 raise ValueError(f"line {number} is not JSON: {exc}") from exc
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is not a JSON object")  # noqa: TRY004 - one error type for bad tables
@@ -95,6 +104,8 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         reader = csv.DictReader(stream, strict=True)
         table = list(reader)
         names = list(reader.fieldnames or [])
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"the column {twice[0]!r} is there twice")
     for number, row in enumerate(table, start=1):
         if None in row or None in row.values():
             raise ValueError(f"row {number} does not have {len(names)} cells")
@@ -107,8 +118,15 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 def _column_kind(cells: list[str]) -> Callable[[str], Any]:
     if cells and all(_INTEGER.fullmatch(cell) for cell in cells):
         return int
-    if cells and all(_NUMBER.fullmatch(cell) for cell in cells):
+    if cells and all(_is_float(cell) for cell in cells):
         return float
     if cells and all(cell.lower() in {"true", "false"} for cell in cells):
         return lambda cell: cell.lower() == "true"
     return str
+
+
+def _is_float(cell: str) -> bool:
+    """A number that a float holds: finite, and with all digits if it is whole (identifiers can be longer than that)."""
+    if not _NUMBER.fullmatch(cell) or not math.isfinite(float(cell)):
+        return False
+    return not _WHOLE.fullmatch(cell) or int(float(cell)) == int(cell)

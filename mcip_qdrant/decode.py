@@ -42,7 +42,7 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS_PER_SAMPLE: Final = 258  # TIFF tag
+_BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_HEIGHT = 258, 322, 323  # TIFF tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,10 @@ def decode(data: bytes, *, limits: DecodeLimits = _NO_LIMITS, scaled_for: Prepro
         raise ImageError(Reason.TOO_LARGE, f"the file has {len(data):,} bytes; the limit is {limits.max_bytes:,}")
     with _only_image_errors():
         image = _open(data, limits)
+        _refuse_bombs(image, data, limits)
         full = image.size
-        if full[0] * full[1] > limits.max_pixels:
-            raise ImageError(
-                Reason.TOO_MANY_PIXELS,
-                f"the picture has {full[0]:,} x {full[1]:,} pixels; the limit is {limits.max_pixels:,}",
-            )
         sideways = False
-        if scaled_for is not None and isinstance(image, _jpeg_class()):
+        if scaled_for is not None and image.format in {"JPEG", "MPO"}:
             sideways = _orientation(image) >= 5
             width, height = resized_size(*(full[::-1] if sideways else full), scaled_for)
             image.draft(None, (2 * height, 2 * width) if sideways else (2 * width, 2 * height))
@@ -134,10 +130,17 @@ def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
         raise ImageError(Reason.NOT_AN_IMAGE, f"not a picture in a format read here ({known})") from None
 
 
-def _jpeg_class() -> type[Image.Image]:
-    from PIL.JpegImagePlugin import JpegImageFile
-
-    return JpegImageFile
+def _refuse_bombs(image: Image.Image, data: bytes, limits: DecodeLimits) -> None:
+    """Small files that would cost much memory or time; called before any pixel is decoded."""
+    tags = getattr(image, "tag_v2", {})  # a TIFF may wrap a small picture in one huge tile
+    for width, height in (image.size, (tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0))):
+        if width * height > limits.max_pixels:
+            message = f"the picture has {width:,} x {height:,} pixels; the limit is {limits.max_pixels:,}"
+            raise ImageError(Reason.TOO_MANY_PIXELS, message)
+    # Every scan of a progressive JPEG walks over the whole picture, and may take no more than 30 bytes of the file.
+    # Encoders write about ten; a video or metadata beside the picture holds the marker by chance every 64 KiB.
+    if image.info.get("progressive") and data.count(b"\xff\xda") > 100 + len(data) // 16384:
+        raise ImageError(Reason.CORRUPT, "a progressive JPEG of far more scans than any encoder writes")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -160,7 +163,7 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001  damaged metadata raises anything; the picture itself may be sound
         return 1
-    return value if isinstance(value, int) else 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -176,7 +179,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Modes I;16 (any byte order), I and F -> L; Pillow's own conversion would clip at 255."""
+    """I;16 (any byte order), I and F -> L; Pillow's own conversion would clip at 255."""
     values = np.asarray(image)
     if image.mode == "F":
         values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)

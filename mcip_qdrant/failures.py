@@ -20,15 +20,18 @@ class FailureFile:
         """Open.
 
         Raises:
-            SourceError: the folder cannot be written.
+            SourceError: the folder cannot be written, or the path is something else than a file.
         """
         self.path = path
+        if path.exists() and not path.is_file():
+            # A device would be replaced by the file, which for root is the end of /dev/null.
+            raise SourceError(f"--failures {path}: is not a regular file; choose another with --failures FILE")
         try:
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
         except OSError as exc:
             raise SourceError(f"--failures {path}: cannot be written: {exc.strerror}; choose another with --failures FILE") from exc
         self._temporary = Path(name)
-        self._stream: IO[str] = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._stream: IO[str] = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
 
     def write(self, letter: DeadLetter) -> None:
         """Append one dead letter."""

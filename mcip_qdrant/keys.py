@@ -7,6 +7,7 @@ stays readable. `urllib.parse.unquote_to_bytes` undoes it.
 from __future__ import annotations
 
 import os
+import unicodedata
 import uuid
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
@@ -76,7 +77,10 @@ def source_name(name: str | bytes) -> str:
     Raises:
         SourceError: empty, `.`, `..`, or containing a slash or control characters.
     """
-    encoded = encode_path(name)
-    if encoded in {"", ".", ".."} or "/" in encoded or any(ord(char) < 32 for char in encoded):
-        raise SourceError(f"source name {encoded!r} cannot be used; choose another with --source NAME (no slash, not empty)")
+    try:
+        encoded = encode_path(name)
+    except ValueError:  # a NUL is a control character like others
+        encoded = ""
+    if encoded in {"", ".", ".."} or "/" in encoded or any(unicodedata.category(char) == "Cc" for char in encoded):
+        raise SourceError(f"source name {name!r} cannot be used; choose another with --source NAME (no slash, not empty)")
     return encoded

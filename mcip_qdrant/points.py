@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def payload(
         **columns,
         "key": image.ref.key,
         "source": image.ref.source,
-        "uri": file_uri(bytes(root) + b"/" + decode_path(image.ref.relative)),
+        "uri": file_uri(os.path.join(os.fsencode(root), decode_path(image.ref.relative))),
         "sha256": image.sha256,
         "width": image.width,
         "height": image.height,

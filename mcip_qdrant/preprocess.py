@@ -4,6 +4,9 @@ The steps are those of open_clip's evaluation transform up to, not including, th
 normalisation (those are folded into the graph), and the pixels are equal to its pixels bit for bit. Two exceptions,
 where the reference cannot be followed: a picture that would be blown up past `BLOW_UP_PIXELS` (there within one level),
 and one so thin that the reference rounds a side to zero pixels and fails (there the side is one pixel).
+
+Both sides of that comparison run the same Pillow. Pillow 13 resizes pictures much taller than wide in another order of
+passes than Pillow 12 did, which moves their pixels by a level or so: in open_clip as here.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ def preprocess(rgb: Image.Image, config: Preprocess) -> NDArray[np.uint8]:
         crop = (left, top, left + target_width, top + target_height)
         if size[0] * size[1] > BLOW_UP_PIXELS:
             picture = _crop_of_blow_up(rgb, size, crop, name)
-        elif rgb.width * rgb.height <= _SMALL_PIXELS:
+        elif rgb.width * rgb.height <= _SMALL_PIXELS and _rows_first(rgb.size, size):
             picture = _crop_of_small(rgb, size, crop, name)
         else:
             picture = _resized(rgb, size, name).crop(crop)
@@ -101,8 +104,14 @@ def _reach(start: int, stop: int, source: int, resized: int, name: str) -> tuple
     return max(0, math.floor(start * scale - support)), min(source, math.ceil(stop * scale + support))
 
 
+def _rows_first(source: _Size, resized: _Size) -> bool:
+    """Whether Pillow resizes along rows before columns; since version 13 it takes tall pictures the other way round."""
+    shrinks_x, shrinks_y = source[0] - resized[0], source[1] - resized[1]
+    return shrinks_y <= 0 or shrinks_y <= 2 * shrinks_x
+
+
 def _crop_of_small(rgb: Image.Image, size: _Size, crop: tuple[int, int, int, int], name: str) -> Image.Image:
-    """Same pixels as resize-then-crop, with less work.
+    """Same pixels as resize-then-crop where rows go first, with less work.
 
     Pillow resizes in two passes, along rows and then along columns, with 8-bit pixels in between, and leaves a pass out
     when that side keeps its length. Asking for the passes one by one therefore changes no pixel, and lets us drop in

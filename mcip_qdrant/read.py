@@ -51,7 +51,9 @@ def read_image(root: Path, ref: ImageRef, *, max_bytes: int) -> ReadImage:
         descriptor = os.open(_path(root, ref), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         raise _as_image_error(exc) from exc
-    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+    except ValueError as exc:  # a NUL, which no listing can have found
+        raise ImageError(Reason.GONE, "no file can have this name") from exc
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise ImageError(Reason.NOT_A_FILE, "not a regular file")
@@ -62,6 +64,8 @@ def read_image(root: Path, ref: ImageRef, *, max_bytes: int) -> ReadImage:
             data = _read_at_most(descriptor, max_bytes)
         except OSError as exc:
             raise _as_image_error(exc) from exc
+    finally:
+        os.close(descriptor)
     if len(data) > max_bytes:
         raise ImageError(Reason.TOO_LARGE, f"grew beyond {max_bytes} bytes while it was read")
     return ReadImage(data, hashlib.sha256(data).hexdigest(), FileState(len(data), _state(found).modified_at))
@@ -82,9 +86,12 @@ def _read_at_most(descriptor: int, max_bytes: int) -> bytes:
 
 def _state(found: os.stat_result) -> FileState:
     # Microseconds: what RFC 3339 timestamps in Qdrant keep.
-    moment = datetime.fromtimestamp(found.st_mtime_ns // 1_000_000_000, UTC).replace(
-        microsecond=found.st_mtime_ns % 1_000_000_000 // 1000
-    )
+    seconds, nanoseconds = divmod(found.st_mtime_ns, 1_000_000_000)
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):  # a damaged time stamp, beyond any calendar
+        moment = (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
+    moment = moment.replace(microsecond=nanoseconds // 1000)
     return FileState(found.st_size, moment.isoformat(timespec="microseconds").replace("+00:00", "Z"))
 
 
@@ -103,6 +110,8 @@ def _check_below(descriptor: int, root: Path) -> None:
 def _as_image_error(exc: OSError) -> ImageError:
     if exc.errno in {errno.ENOENT, errno.ENOTDIR}:
         return ImageError(Reason.GONE, "the file is no longer there")
+    if exc.errno == errno.ENXIO:
+        return ImageError(Reason.NOT_A_FILE, "not a regular file")
     if exc.errno == errno.ELOOP:
         return ImageError(Reason.UNREADABLE, "a loop of symbolic links")
     return ImageError(Reason.UNREADABLE, exc.strerror or str(exc))

@@ -116,10 +116,13 @@ class ListSource:
             line = raw.removesuffix(b"\r") if self.separator == b"\n" else raw
             if not line:
                 continue
+            if b"\0" in line:
+                report.errors.append(f"{encode_path(line.replace(bytes(1), b'?'))}: contains a NUL")
+                continue
             # normpath, not realpath: a list may name files that are symlinks; reading checks where they lead.
             relative = os.path.relpath(os.path.normpath(os.path.join(root, line)), root)
-            if relative == b".." or relative.startswith(b"../") or b"\0" in relative:
-                report.errors.append(f"{encode_path(line.replace(bytes(1), b'?'))}: not below {self.root}")
+            if relative in {b".", b".."} or relative.startswith(b"../"):
+                report.errors.append(f"{encode_path(line)}: not below {self.root}")
                 continue
             if relative not in seen:
                 seen.add(relative)
@@ -127,12 +130,18 @@ class ListSource:
 
 
 def _split(stream: IO[bytes], separator: bytes) -> Iterator[bytes]:
-    rest = b""
-    while piece := stream.read(1 << 16):
-        *whole, rest = (rest + piece).split(separator)
-        yield from whole
-    if rest:
-        yield rest
+    # read1 gives what a pipe holds so far, read waits until it has everything that was asked for.
+    read = getattr(stream, "read1", stream.read)
+    begun: list[bytes] = []
+    while piece := read(1 << 16):
+        first, *others = piece.split(separator)
+        begun.append(first)
+        if others:
+            yield b"".join(begun)
+            yield from others[:-1]
+            begun = others[-1:]
+    if begun:
+        yield b"".join(begun)
 
 
 def check_root(path: Path) -> Path:

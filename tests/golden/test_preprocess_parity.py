@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,8 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def photo(width: int, height: int) -> Image.Image:
-    import skimage.data
-
-    return Image.fromarray(skimage.data.astronaut()).resize((width, height), Image.Resampling.LANCZOS)
+    astronaut: Any = import_module("skimage.data").astronaut
+    return Image.fromarray(astronaut()).resize((width, height), Image.Resampling.LANCZOS)
 
 
 def check(picture: Image.Image, wanted: Preprocess) -> None:
@@ -94,7 +94,14 @@ def test_photos_of_usual_sizes(
     seed=st.integers(0, 3),
 )
 def test_odd_sizes(
-    width: int, height: int, size: tuple[int, int], mode: ResizeMode, interpolation: Interpolation, fill: int, seed: int
+    *,
+    width: int,
+    height: int,
+    size: tuple[int, int],
+    mode: ResizeMode,
+    interpolation: Interpolation,
+    fill: int,
+    seed: int,
 ) -> None:
     wanted = config(size, mode, interpolation, fill)
     if mode == "longest" and min(width / height, height / width) * max(size) < 2:

@@ -1,0 +1,52 @@
+# `make demo` and `make test` need nothing but Python >= 3.11 with venv, make and git; they set up .venv themselves.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PHOTOS ?=
+
+# A strict editable install (the one that mypy understands) does not see new files: the stamp's name changes with the file list.
+FILES := $(shell find mcip_qdrant export workers -name '*.py' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.installed-$(FILES)
+
+.PHONY: help setup demo test check format test-full-size bench clean
+
+help: ## show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+setup: $(STAMP) ## create .venv with everything for development
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y python3-venv; \
+		else echo "Python's venv module is missing; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; fi; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --config-settings editable_mode=strict -e ".[dev]"
+	@rm -f $(VENV)/.installed-* && touch $@
+
+demo: setup ## export a model, ingest real photos, search them (PHOTOS=dir for your own pictures)
+	$(BIN)/python demo/run.py $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+test: setup ## run the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-full-size: setup ## export both released architectures at full size (about 10 GB of memory, half an hour)
+	$(BIN)/python benchmarks/full_size_export.py
+
+bench: setup ## the benchmark table of docs/benchmarks.md (quiet machine, about an hour)
+	$(BIN)/python benchmarks/run_all.py
+
+clean: ## remove what make made
+	rm -rf $(VENV) build dist *.egg-info demo/out

@@ -1,0 +1,102 @@
+"""Fixtures that several tests share. Models and bundles are built once per session, in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import models
+import pytest
+from photos import write_archive
+
+from mcip_qdrant.bundle import Bundle
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own settings must not reach the tests."""
+    for name in list(os.environ):
+        if name.startswith("MCIP_QDRANT_"):
+            monkeypatch.delenv(name)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in all its forms: torch, checkpoint file, `--model` value, bundle folder."""
+
+    model: Any
+    name: str
+    checkpoint: Path
+    folder: Path
+
+    @property
+    def bundle(self) -> Bundle:
+        return Bundle.open(self.folder)
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where models and bundles of this session are built."""
+    return tmp_path_factory.mktemp("workshop")
+
+
+@pytest.fixture(scope="session")
+def clip(workshop: Path) -> Exported:
+    """A tiny CLIP with QuickGELU, exported in all precisions."""
+    return _export(workshop, "tiny-clip", models.TINY_CLIP, models.CLIP_PREPROCESS, seed=0, precisions=("fp32", "fp16", "int8"))
+
+
+@pytest.fixture(scope="session")
+def other_clip(workshop: Path) -> Exported:
+    """Same architecture and dimension as `clip`, other weights: what a dimension check cannot tell apart."""
+    return _export(workshop, "other-clip", models.TINY_CLIP, models.CLIP_PREPROCESS, seed=1, precisions=("fp32",))
+
+
+def _export(
+    workshop: Path, label: str, config: dict[str, Any], preprocess: dict[str, Any], *, seed: int, precisions: Any
+) -> Exported:
+    from mcip_qdrant.export.bundle_writer import ExportRequest, export_bundle
+
+    name = models.write_config(workshop / label, config, preprocess)
+    model = models.random_model(name, seed=seed)
+    checkpoint = models.save_checkpoint(model, workshop / f"{label}.pth")
+    folder = workshop / f"{label}.bundle"
+    export_bundle(ExportRequest(model=name, checkpoint=checkpoint, output=folder, precisions=precisions))
+    return Exported(model, name, checkpoint, folder)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A folder of 40 small real photographs."""
+    write_archive(tmp_path / "archive", 40)
+    return tmp_path / "archive"
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    """Run `mcip-qdrant …` as a real process in `tmp_path`; the exit code is asserted with `expect`."""
+
+    def run(*arguments: object, expect: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "mcip_qdrant", *map(str, arguments)],
+            cwd=options.pop("cwd", tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            **options,
+        )
+        if expect is not None:
+            assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run  # type: ignore[return-value]
