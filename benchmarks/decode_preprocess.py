@@ -1,8 +1,8 @@
 """Decode + preprocess, one thread: this package against Pillow and open_clip's transform, and scaled against exact.
 
-Real photographs that ship inside scikit-image and scikit-learn, saved as JPEG; nothing is downloaded. Both sides read the
-same files and take turns; every figure is the median over rounds with the lowest and highest round beside it. Pixels are
-compared in the run: not equal, no figures.
+Real photographs that ship inside scikit-image and scikit-learn, saved as JPEG; nothing is downloaded. Both sides read
+the same files and take turns; every figure is the median over rounds, with the lowest and highest round beside it.
+Pixels are compared in the run: not equal, no figures.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ def command(*arguments: object) -> str:
     """Run `mcip-qdrant …` and return what it printed; stop the demo where it fails."""
     shown = " ".join(f'"{item}"' if " " in str(item) else str(item) for item in arguments)
     print(f"\n$ mcip-qdrant {shown}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "mcip_qdrant", *map(str, arguments)], stdout=subprocess.PIPE, text=True, cwd=HERE.parent)  # noqa: S603
+    done = subprocess.run(
+        [sys.executable, "-m", "mcip_qdrant", *map(str, arguments)], stdout=subprocess.PIPE, text=True, cwd=HERE.parent
+    )
     if done.returncode not in {0, 3}:
         raise SystemExit(done.returncode)
     return done.stdout
@@ -46,7 +48,9 @@ def random_checkpoint(path: Path) -> None:
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="ingest your own folder of pictures instead of the sample photographs")
+    parser.add_argument(
+        "--photos", type=Path, help="ingest your own folder of pictures instead of the sample photographs"
+    )
     parser.add_argument("--bundle", type=Path, help="use a bundle exported from a real checkpoint")
     options = parser.parse_args()
 
@@ -54,14 +58,23 @@ def main() -> None:
     shutil.rmtree(OUT / "qdrant", ignore_errors=True)
     bundle = options.bundle or export_random_model()
     if options.photos is not None:
-        photos, queries = options.photos, sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})[:3]
+        photos, queries = (
+            options.photos,
+            sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})[:3],
+        )
     else:
         photos, queries = OUT / "photos", build_queries(OUT / "queries")
         build_archive(photos)
-    print(command("ingest", photos, "--bundle", bundle, "--qdrant", OUT / "qdrant", "--failures", OUT / "failures.jsonl"), end="")
+    print(
+        command("ingest", photos, "--bundle", bundle, "--qdrant", OUT / "qdrant", "--failures", OUT / "failures.jsonl"),
+        end="",
+    )
 
     where = ("--bundle", bundle, "--qdrant", OUT / "qdrant")
-    print(command("search", *where, "--text", "a cat looking at the camera", "--limit", 5, "--sheet", OUT / "text.png"), end="")
+    print(
+        command("search", *where, "--text", "a cat looking at the camera", "--limit", 5, "--sheet", OUT / "text.png"),
+        end="",
+    )
     right = 0
     for number, query in enumerate(queries):
         sheet = ("--sheet", OUT / "image.png") if number == 0 else ()
@@ -86,7 +99,21 @@ def export_random_model() -> Path:
     bundle, checkpoint = OUT / "bundle", OUT / "random.pth"
     if not (bundle / "manifest.json").exists():
         random_checkpoint(checkpoint)
-        print(command("export", "--model", MODEL, "--checkpoint", checkpoint, "--no-quick-gelu", "--precision", "fp32", "--output", bundle), end="")
+        print(
+            command(
+                "export",
+                "--model",
+                MODEL,
+                "--checkpoint",
+                checkpoint,
+                "--no-quick-gelu",
+                "--precision",
+                "fp32",
+                "--output",
+                bundle,
+            ),
+            end="",
+        )
         checkpoint.unlink()
     return bundle
 

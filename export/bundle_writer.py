@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mcip_qdrant import golden
 from mcip_qdrant.bundle import MANIFEST_FILE, Bundle, file_sha256
@@ -22,19 +20,30 @@ from mcip_qdrant.export import graphs
 from mcip_qdrant.export.architecture import Architecture, resolve_architecture
 from mcip_qdrant.export.checkpoint import load_model
 from mcip_qdrant.export.golden import COUNT, make_golden_set
-from mcip_qdrant.export.space_id import space_id
+from mcip_qdrant.export.output import check_disk, check_output, publish, work_folder, write_durably
 from mcip_qdrant.export.reference_tokenizer import load_reference_tokenizer
+from mcip_qdrant.export.space_id import space_id
 from mcip_qdrant.export.tokenizer import export_tokenizer
-from mcip_qdrant.export.towers import ImageTower, TextTower
-from mcip_qdrant.golden import compare
+from mcip_qdrant.export.towers import ImageTower, OpenClipModel, TextTower
+from mcip_qdrant.golden import GoldenSet, compare
 from mcip_qdrant.manifest import Graph, Manifest, Parity, Precision, Preprocess, TokenizerConfig, Tower
 from mcip_qdrant.session import Device, Session
 from mcip_qdrant.verify import BOUNDS, encode_in_batches
 
 # Name and version of the decode rules of docs/bundle-format.md; stored so that a later change of rule can be told apart.
 IMAGE_RULES = "mcip-qdrant/1"
-_BYTES_PER_PARAMETER: dict[Precision, float] = {"fp32": 4, "fp16": 2, "int8": 1.3}
-_TOOLS = ("mcip-qdrant", "torch", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tokenizers", "Pillow", "numpy")
+_TOOLS = (
+    "mcip-qdrant",
+    "torch",
+    "open_clip_torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tokenizers",
+    "Pillow",
+    "numpy",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ def export_bundle(request: ExportRequest, steps: Steps | None = None) -> Bundle:
         ExportError: bad request or checkpoint, too little disk, output that exists, or a bound that was missed.
     """
     steps = steps or Steps()
-    _check_output(request)
+    check_output(request.output, force=request.force)
     architecture = resolve_architecture(
         request.model, pretrained=request.pretrained, quick_gelu=request.quick_gelu, base=request.base
     )
@@ -79,8 +88,9 @@ def export_bundle(request: ExportRequest, steps: Steps | None = None) -> Bundle:
     reference_tokenizer = load_reference_tokenizer(architecture.name, architecture.text_config, request.tokenizer)
     steps.begin("load checkpoint", None)
     model = load_model(architecture, checkpoint=request.checkpoint, pretrained=request.pretrained)
-    _check_disk(request, model)
-    with _work_folder(request.output) as work:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    check_disk(request.output, parameters, request.precisions)
+    with work_folder(request.output) as work:
         tokenizer = export_tokenizer(reference_tokenizer, work, vocab_size=_vocab_size(model))
         preprocess = _preprocess(model, architecture)
         steps.begin("space_id", None)
@@ -88,7 +98,11 @@ def export_bundle(request: ExportRequest, steps: Steps | None = None) -> Bundle:
         steps.begin("golden vectors by torch", 2 * COUNT)
         made = make_golden_set(model, reference_tokenizer, preprocess, on_item=steps.advance)
         made.save(work)
-        written = _write_graphs(request, model, preprocess, tokenizer, made, work, steps)
+        written = [
+            graph
+            for job in _towers(model, preprocess, tokenizer, made)
+            for graph in _write_graphs(job, request, work, steps)
+        ]
         manifest = Manifest(
             model=architecture.label,
             activation=architecture.activation,
@@ -104,68 +118,68 @@ def export_bundle(request: ExportRequest, steps: Steps | None = None) -> Bundle:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             image_rules=IMAGE_RULES,
         )
-        _write_durably(work / MANIFEST_FILE, manifest.to_json())
-        _publish(work, request)
+        write_durably(work / MANIFEST_FILE, manifest.to_json())
+        publish(work, request.output, force=request.force)
     return Bundle.open(request.output)
 
 
-def _write_graphs(
-    request: ExportRequest,
-    model: torch.nn.Module,
-    preprocess: Preprocess,
-    tokenizer: TokenizerConfig,
-    made: golden.GoldenSet,
-    work: Path,
-    steps: Steps,
-) -> Iterator[Graph]:
-    height, width = preprocess.size
-    inputs: dict[Tower, tuple[Callable[[], torch.nn.Module], str, torch.Tensor, Any, Any]] = {
-        "visual": (
-            lambda: ImageTower(model, preprocess),
-            "pixels",
-            torch.zeros((2, height, width, 3), dtype=torch.uint8),
-            made.pixels(preprocess),
-            made.image_vectors,
-        ),
-        "textual": (
-            lambda: TextTower(model),
-            "token_ids",
-            torch.zeros((2, tokenizer.context_length), dtype=torch.int64),
-            made.token_ids,
-            made.text_vectors,
-        ),
-    }
-    for tower, (build, input_name, example, rows, reference) in inputs.items():
-        steps.begin(f"export {tower} tower", None)
-        raw = work / f"{tower}.onnx"
-        graphs.export_raw(build(), example, input_name, raw, external_data_above=request.external_data_above)
-        variants = [precision for precision in request.precisions if precision != "fp32"]
-        for precision in variants:
-            steps.begin(f"make {tower} {precision}", None)
-            graphs.export_variant(raw, work / f"{tower}.{precision}.onnx", precision, external_data_above=request.external_data_above)
-        if "fp32" not in request.precisions:
-            for file in graphs.graph_files(raw):
-                file.unlink()
-        for precision in request.precisions:
-            path = raw if precision == "fp32" else work / f"{tower}.{precision}.onnx"
-            graphs.finish(path, input_name)
-            steps.begin(f"check {tower} {precision}", COUNT)
-            parity = _parity(path, precision, rows, reference, steps)
-            files = graphs.graph_files(path)
-            yield Graph(
-                tower=tower,
-                precision=precision,
-                file=path.name,
-                sha256={file.name: file_sha256(file) for file in files},
-                bytes={file.name: file.stat().st_size for file in files},
-                parity=parity,
-                opset=graphs.OPSET,
-            )
+@dataclass(frozen=True, slots=True)
+class _TowerJob:
+    """One tower to export: the module, its input, and golden rows with the vectors that torch gave for them."""
+
+    tower: Tower
+    module: torch.nn.Module
+    input_name: str
+    example: torch.Tensor
+    rows: NDArray[Any]
+    reference: NDArray[np.float32]
 
 
-def _parity(path: Path, precision: Precision, rows: Any, reference: Any, steps: Steps) -> Parity:
+def _towers(
+    model: OpenClipModel, preprocess: Preprocess, tokenizer: TokenizerConfig, made: GoldenSet
+) -> list[_TowerJob]:
+    # The exporter takes a batch of one for a constant, so examples hold two items.
+    pixels = torch.zeros((2, *preprocess.size, 3), dtype=torch.uint8)
+    token_ids = torch.zeros((2, tokenizer.context_length), dtype=torch.int64)
+    images, texts = ImageTower(model, preprocess), TextTower(model)
+    return [
+        _TowerJob("visual", images, "pixels", pixels, made.pixels(preprocess), made.image_vectors),
+        _TowerJob("textual", texts, "token_ids", token_ids, made.token_ids, made.text_vectors),
+    ]
+
+
+def _write_graphs(job: _TowerJob, request: ExportRequest, work: Path, steps: Steps) -> Iterator[Graph]:
+    limit = request.external_data_above
+    raw = work / f"{job.tower}.onnx"
+    paths = {item: raw if item == "fp32" else work / f"{job.tower}.{item}.onnx" for item in request.precisions}
+    steps.begin(f"export {job.tower} tower", None)
+    graphs.export_raw(job.module, job.example, job.input_name, raw, external_data_above=limit)
+    for precision, path in paths.items():
+        if path != raw:
+            steps.begin(f"make {job.tower} {precision}", None)
+            graphs.export_variant(raw, path, precision, external_data_above=limit)
+    if raw not in paths.values():
+        for file in graphs.graph_files(raw):
+            file.unlink()
+    for precision, path in paths.items():
+        graphs.finish(path, job.input_name)
+        steps.begin(f"check {job.tower} {precision}", COUNT)
+        parity = _parity(path, precision, job, steps)
+        files = graphs.graph_files(path)
+        yield Graph(
+            tower=job.tower,
+            precision=precision,
+            file=path.name,
+            sha256={file.name: file_sha256(file) for file in files},
+            bytes={file.name: file.stat().st_size for file in files},
+            parity=parity,
+            opset=graphs.OPSET,
+        )
+
+
+def _parity(path: Path, precision: Precision, job: _TowerJob, steps: Steps) -> Parity:
     session = Session(path, device=Device("cpu"), precision=precision)
-    found = compare(encode_in_batches(session.run, rows, steps.advance), reference)
+    found = compare(encode_in_batches(session.run, job.rows, steps.advance), job.reference)
     bound = BOUNDS[precision]
     if found.minimum < bound:
         raise ExportError(
@@ -183,7 +197,7 @@ def _parity(path: Path, precision: Precision, rows: Any, reference: Any, steps: 
     )
 
 
-def _preprocess(model: torch.nn.Module, architecture: Architecture) -> Preprocess:
+def _preprocess(model: OpenClipModel, architecture: Architecture) -> Preprocess:
     size: Any = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     settings = architecture.preprocess
@@ -196,10 +210,12 @@ def _preprocess(model: torch.nn.Module, architecture: Architecture) -> Preproces
     )
 
 
-def _vocab_size(model: torch.nn.Module) -> int:
+def _vocab_size(model: OpenClipModel) -> int:
     vocab_size = getattr(model, "vocab_size", None) or getattr(getattr(model, "text", None), "vocab_size", None)
     if vocab_size is None:
-        raise ExportError("this text tower does not tell its vocabulary size; only open_clip's own text towers can be exported")
+        raise ExportError(
+            "this text tower does not tell its vocabulary size; only open_clip's own text towers can be exported"
+        )
     return int(vocab_size)
 
 
@@ -220,66 +236,3 @@ def _tool_versions() -> dict[str, str]:
         except ImportError:
             continue
     return versions
-
-
-def _check_output(request: ExportRequest) -> None:
-    output = request.output
-    parent = output.absolute().parent
-    if not parent.is_dir():
-        raise ExportError(f"--output {output}: the folder {parent} does not exist")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ExportError(f"--output {output}: the folder {parent} is not writable")
-    if not os.path.lexists(output):
-        return
-    if not request.force:
-        raise ExportError(f"--output {output} exists; choose another name, or pass --force to replace the bundle there")
-    is_bundle = output.is_dir() and not output.is_symlink() and (output / MANIFEST_FILE).is_file()
-    if not is_bundle and not (output.is_dir() and not any(output.iterdir())):
-        raise ExportError(f"--output {output} is not a bundle; --force replaces nothing else")
-
-
-def _check_disk(request: ExportRequest, model: torch.nn.Module) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    per_parameter = sum(_BYTES_PER_PARAMETER[precision] for precision in {"fp32", *request.precisions})
-    needed = int(parameters * per_parameter) + 64_000_000
-    folder = request.output.absolute().parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ExportError(
-            f"not enough disk in {folder}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free. "
-            "Free some, choose another --output, or fewer --precision variants"
-        )
-
-
-@contextmanager
-def _work_folder(output: Path) -> Iterator[Path]:
-    output = output.absolute()
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
-        yield work
-    except OSError as exc:
-        raise ExportError(f"cannot write the bundle below {output.parent}: {exc.strerror or exc}") from exc
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _publish(work: Path, request: ExportRequest) -> None:
-    # mkdtemp makes 0700; a bundle is read by other users' workers.
-    umask = os.umask(0)
-    os.umask(umask)
-    work.chmod(0o777 & ~umask)
-    output = request.output.absolute()
-    if request.force and output.exists():
-        replaced = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
-        output.rename(replaced / "bundle")
-        work.rename(output)
-        shutil.rmtree(replaced, ignore_errors=True)
-    else:
-        work.rename(output)

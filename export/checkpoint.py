@@ -119,8 +119,14 @@ def _flat(raw: object, path: Path) -> dict[str, torch.Tensor]:
             break
         raw = inner
     if not isinstance(raw, Mapping) or not raw or not all(isinstance(v, torch.Tensor) for v in raw.values()):
-        found = f"a mapping with keys {', '.join(map(str, list(raw)[:5]))}" if isinstance(raw, Mapping) else type(raw).__name__
-        raise ExportError(f"{path}: expected a state_dict (names to tensors, or nested under 'state_dict' or 'model'), found {found}")
+        found = (
+            f"a mapping with keys {', '.join(map(str, list(raw)[:5]))}"
+            if isinstance(raw, Mapping)
+            else type(raw).__name__
+        )
+        raise ExportError(
+            f"{path}: expected a state_dict (names to tensors, or nested under 'state_dict' or 'model'), found {found}"
+        )
     flat = {str(name): value for name, value in raw.items()}
     for prefix in _WRAPPERS:
         if all(name.startswith(prefix) for name in flat):

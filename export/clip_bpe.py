@@ -2,11 +2,11 @@
 
 Three things need care, because the library's ready-made CLIP tokenizer gets each of them slightly wrong:
 
-* Letters and digits are those of the `regex` module's Unicode version, not of the engine inside `tokenizers`: the classes are
-  written out code point by code point, so later versions of either cannot move a word boundary.
+* Letters and digits are those of the `regex` module's Unicode version, not of the engine inside `tokenizers`: the
+  classes are written out code point by code point, so later versions of either cannot move a word boundary.
 * `regex.IGNORECASE` folds single characters ("ſ" is an "s", so "'ſ" is a suffix): written out for the same reason.
-* The literal "<start_of_text>" inside a text is one id only where the pattern starts a match, so not behind punctuation. An
-  added token would be cut out anywhere; a last-rank merge chain obeys the pattern.
+* The literal "<start_of_text>" inside a text is one id only where the pattern starts a match, so not behind
+  punctuation. An added token would be cut out anywhere; a last-rank merge chain obeys the pattern.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import regex
+import regex  # type: ignore[import-untyped]
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
@@ -45,7 +45,8 @@ def _spelled_out(pattern: str) -> str:
 
 
 def _split_pattern() -> str:
-    literals = ("".join(_spelled_out(regex.escape(character)) for character in word) for word in (*_MARKERS, *_SUFFIXES))
+    words = (*_MARKERS, *_SUFFIXES)
+    literals = ("".join(_spelled_out(regex.escape(character)) for character in word) for word in words)
     classes = (_spelled_out(wanted.rstrip("+")) + "+" * wanted.endswith("+") for wanted in _CLASSES)
     return "|".join((*literals, *classes))
 
@@ -57,8 +58,9 @@ def _model(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> models.
 def _with_markers(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> models.BPE:
     """Let a whole marker end up as its one id by merges behind all trained ones.
 
-    The steps of the chain get ids past the vocabulary. They never come out: the pattern puts "<" and a letter into one word
-    only for a marker, and text in lower case has the marker's exact letters or (with "ſ") not even the chain's first step.
+    The steps of the chain get ids past the vocabulary. They never come out: the pattern puts "<" and a letter into one
+    word only for a marker, and text in lower case has the marker's exact letters or (with "ſ") not even the chain's
+    first step.
     """
     plain = _model(vocabulary, merges)
     vocabulary, merges = dict(vocabulary), list(merges)
@@ -79,10 +81,11 @@ def _refuse_unknown(reference: Any, cleaning: str) -> None:
     if reference.reduction_fn is not None:
         raise ExportError("tokenizer: a reduction mask picks tokens at random; only plain truncation can be exported")
     if cleaning == "whitespace":
-        raise ExportError("tokenizer: CLIP's byte-pair tokenizer with cleaning 'whitespace' (case kept) is not supported")
+        # Markers in mixed case would leave the merge chain half done.
+        raise ExportError("tokenizer: CLIP's byte pairs with cleaning 'whitespace' (case kept) are not supported")
     expected = "|".join((*_MARKERS, *_SUFFIXES, *_CLASSES))
     if reference.pat.pattern != expected or not reference.pat.flags & regex.IGNORECASE:
-        raise ExportError(f"tokenizer: open_clip splits words by another pattern than {expected!r} (extra special tokens?)")
+        raise ExportError(f"tokenizer: words are split by {reference.pat.pattern!r}, only {expected!r} is supported")
     ids: Iterable[int] = reference.encoder.values()
     if sorted(ids) != list(range(len(reference.encoder))):
         raise ExportError("tokenizer: the byte-pair vocabulary has a token twice, so its ids have gaps")

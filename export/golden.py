@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from mcip_qdrant.decode import decode
 from mcip_qdrant.export.golden_texts import GOLDEN_TEXTS
+from mcip_qdrant.export.towers import OpenClipModel
 from mcip_qdrant.golden import GoldenSet, pixels_digests
 from mcip_qdrant.manifest import Preprocess
 from mcip_qdrant.preprocess import preprocess
@@ -26,7 +27,11 @@ _MODES = ("RGB", "RGB", "RGB", "L", "RGBA", "P", "LA", "RGB")
 
 
 def make_golden_set(
-    model: torch.nn.Module, tokenize: Callable[[Any], torch.Tensor], config: Preprocess, *, on_item: Progress | None = None
+    model: OpenClipModel,
+    tokenize: Callable[[Any], torch.Tensor],
+    config: Preprocess,
+    *,
+    on_item: Progress | None = None,
 ) -> GoldenSet:
     """Generate pictures and run them and the texts through torch.
 

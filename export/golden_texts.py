@@ -1,7 +1,7 @@
 """The texts of the golden set: they probe a tokenizer's behaviour at export and a text tower on every machine.
 
-Changing one of them changes every `space_id`. For the same reason they keep away from whatever moves with the versions of
-Python, ftfy or Unicode: no mojibake, no young characters.
+Changing one of them changes every `space_id`. For the same reason they keep away from whatever moves with the versions
+of Python, ftfy or Unicode: no mojibake, no young characters.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PUNCTUATION = (
     "price: $1,299.99 (20% off!) #sale @shop",
     "file_name-2024.01.15_final(2).tar.gz",
     "what?! no... yes -- maybe; [brackets] {braces} <angles>",
-    '"quoted" \'single\' `backtick` ~tilde^ | a/b\\c',
+    "\"quoted\" 'single' `backtick` ~tilde^ | a/b\\c",
     "e-mail someone@example.org or see https://example.org/a?b=c&d=e#f",
     "3.14159 2,718 1e-9 0x1F 42nd 1990s",
 )

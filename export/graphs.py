@@ -26,10 +26,7 @@ _RAW_OUTPUT = "projected"  # "embedding" would clash with a node of the text tow
 def export_raw(
     tower: torch.nn.Module, example: torch.Tensor, input_name: str, path: Path, *, external_data_above: int
 ) -> None:
-    """Write one tower as float32 ONNX with a dynamic batch axis, its vectors not yet normalised: see `finish`.
-
-    `example` must hold at least two items: the exporter takes a batch of one for a constant.
-    """
+    """Write one tower as float32 ONNX with a dynamic batch axis, its vectors not yet normalised: see `finish`."""
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             tower,

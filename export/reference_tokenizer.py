@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import hf_hub_url, try_to_load_from_cache
-from huggingface_hub.utils import get_session
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 
 from mcip_qdrant.errors import ExportError
 
-# Without tokenizer.json transformers makes up a nearly empty vocabulary and says nothing; without tokenizer_config.json it
-# knows neither the kind of tokenizer nor its padding token. special_tokens_map.json adds nothing to these two.
+# Without tokenizer.json transformers makes up a nearly empty vocabulary and says nothing; without
+# tokenizer_config.json it knows neither the kind of tokenizer nor its padding token. A special_tokens_map.json adds
+# nothing to these two.
 _FILES: Final = ("tokenizer.json", "tokenizer_config.json")
 _LOCAL_MODEL: Final = "local-dir:"
 _HUB_TIMEOUT_S: Final = 10
@@ -22,8 +22,8 @@ _HUB_TIMEOUT_S: Final = 10
 def load_reference_tokenizer(model_name: str, text_cfg: Mapping[str, Any], tokenizer_dir: Path | None = None) -> Any:
     """Make open_clip's tokenizer for a model, from its configuration and, where it needs files, from a local folder.
 
-    Files come from `tokenizer_dir`, else from the folder of a `local-dir:` model, else from the Hugging Face cache, else from
-    the hub. Code that a tokenizer repository may carry is never run.
+    Files come from `tokenizer_dir`, else from the folder of a `local-dir:` model, else from the Hugging Face cache,
+    else from the hub. Code that a tokenizer repository may carry is never run.
 
     Args:
         model_name: as open_clip takes it, with `local-dir:` or `hf-hub:` in front if need be.
@@ -31,8 +31,8 @@ def load_reference_tokenizer(model_name: str, text_cfg: Mapping[str, Any], token
         tokenizer_dir: folder with `tokenizer.json` and `tokenizer_config.json`.
 
     Raises:
-        ExportError: the files cannot be had (the message says which and from where), are not a tokenizer, or were given for a
-            model that needs none.
+        ExportError: the files cannot be had (the message says which and from where), are not a tokenizer, or were given
+            for a model that needs none.
     """
     options = dict(text_cfg.get("tokenizer_kwargs") or {})
     length = text_cfg.get("context_length") or DEFAULT_CONTEXT_LENGTH
@@ -87,7 +87,8 @@ def _from_hub(repository: str, options: dict[str, Any]) -> Any:
         if all(isinstance(try_to_load_from_cache(repository, name), str) for name in _FILES):
             return HFTokenizer(repository, **options, local_files_only=True)
         # Asked once, briefly: without a network transformers would retry for the better part of a minute.
-        get_session().head(hf_hub_url(repository, _FILES[0]), timeout=_HUB_TIMEOUT_S)
+        for name in _FILES:
+            get_hf_file_metadata(hf_hub_url(repository, name), timeout=_HUB_TIMEOUT_S)
         return HFTokenizer(repository, **options)
     except Exception as exc:  # httpx, requests, transformers and tokenizers share no base class
         reason = (str(exc).splitlines() or [""])[0]

@@ -18,7 +18,10 @@ _NOT_IN_EMBEDDING = ("logit_scale", "logit_bias", "text_decoder.")
 
 
 def space_id(
-    tensors: Mapping[str, torch.Tensor], architecture: Mapping[str, Any], preprocess: Preprocess, tokenizer: TokenizerConfig
+    tensors: Mapping[str, torch.Tensor],
+    architecture: Mapping[str, Any],
+    preprocess: Preprocess,
+    tokenizer: TokenizerConfig,
 ) -> str:
     """SHA-256 (hex) over everything that decides what a vector means.
 

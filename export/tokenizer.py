@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import string
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,46 +40,33 @@ def export_tokenizer(reference: Any, directory: Path, *, vocab_size: int) -> Tok
         vocab_size: rows of the model's token embedding. A tokenizer that knows fewer tokens is only warned about.
 
     Raises:
-        ExportError: this kind of tokenizer or one of its options is not supported, it can produce ids the model has no row
-            for, or the written file gave other ids than `reference`.
+        ExportError: this kind of tokenizer or one of its options is not supported, it can produce ids the model has no
+            row for, or the written file gave other ids than `reference`.
     """
     cleaning = _cleaning(reference)
     length = reference.context_length
     if not length:
         raise ExportError("tokenizer: the model's configuration has no context length")
-    if isinstance(reference, SimpleTokenizer):
-        pad_id = 0
-        backend = clip_bpe.build(reference, cleaning)
-        vocabulary: dict[str, int] = reference.encoder
-        merges = sorted(reference.bpe_ranks, key=reference.bpe_ranks.__getitem__)
-        trained: dict[str, Any] = {"type": "BPE", "merges": merges}
-        sides = ("right", "right")
-    else:
-        wrapped = _fast_tokenizer(reference)
-        pad_id = wrapped.pad_token_id
-        backend = tokenizers.Tokenizer.from_str(wrapped.backend_tokenizer.to_str())
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        trained = _trained(backend)
-        sides = (wrapped.truncation_side, wrapped.padding_side)
+    source = _clip(reference, cleaning) if isinstance(reference, SimpleTokenizer) else _transformers(reference)
     probes = [[int(number) for number in row] for row in reference(list(GOLDEN_TEXTS))]
-    _check_vocabulary(vocabulary, {number for row in probes for number in row}, cleaning, vocab_size)
-    backend.enable_truncation(length, direction=sides[0])
-    backend.enable_padding(length=length, pad_id=pad_id, pad_token=_name(vocabulary, pad_id), direction=sides[1])
-
+    _check_vocabulary(source.vocabulary, {number for row in probes for number in row}, cleaning, vocab_size)
+    pad = next((token for token, number in source.vocabulary.items() if number == source.pad_id), "<pad>")
+    source.backend.enable_truncation(length, direction=source.truncation_side)
+    source.backend.enable_padding(length=length, pad_id=source.pad_id, pad_token=pad, direction=source.padding_side)
     path = directory / FILE
-    backend.save(str(path), pretty=False)
+    source.backend.save(str(path), pretty=False)
     described = {
-        **trained,
+        **source.trained,
+        "vocabulary": source.vocabulary,
         "cleaning": cleaning,
         "context_length": length,
-        "pad_id": pad_id,
-        "vocabulary": vocabulary,
+        "pad_id": source.pad_id,
         "probes": probes,
     }
     config = TokenizerConfig(
         context_length=length,
         cleaning=cleaning,
-        pad_id=pad_id,
+        pad_id=source.pad_id,
         vocab_size=vocab_size,
         digest=hashlib.sha256(json.dumps(described, sort_keys=True, separators=(",", ":")).encode()).hexdigest(),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -86,6 +74,38 @@ def export_tokenizer(reference: Any, directory: Path, *, vocab_size: int) -> Tok
     )
     _prove(reference, Tokenizer.open(directory, config), [*GOLDEN_TEXTS, *_LITERALS])
     return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A tokenizer to write, and what identifies it independently of how a library happens to write it."""
+
+    backend: tokenizers.Tokenizer
+    vocabulary: dict[str, int]
+    trained: dict[str, Any]
+    pad_id: int
+    truncation_side: str = "right"
+    padding_side: str = "right"
+
+
+def _clip(reference: Any, cleaning: Cleaning) -> _Source:
+    merges = sorted(reference.bpe_ranks, key=reference.bpe_ranks.__getitem__)
+    backend = clip_bpe.build(reference, cleaning)
+    # Described by the reference's own tables: those in `backend` contain the merge chains of the markers.
+    return _Source(backend, reference.encoder, {"type": "BPE", "merges": merges}, pad_id=0)
+
+
+def _transformers(reference: Any) -> _Source:
+    wrapped = _fast_tokenizer(reference)
+    backend = tokenizers.Tokenizer.from_str(wrapped.backend_tokenizer.to_str())
+    return _Source(
+        backend,
+        backend.get_vocab(with_added_tokens=True),
+        _trained(backend),
+        wrapped.pad_token_id,
+        wrapped.truncation_side,
+        wrapped.padding_side,
+    )
 
 
 def _cleaning(reference: Any) -> Cleaning:
@@ -141,15 +161,11 @@ def _check_vocabulary(vocabulary: dict[str, int], seen: set[int], cleaning: Clea
     largest = max(*plain.values(), *seen)
     if largest >= vocab_size:
         raise ExportError(
-            f"tokenizer: ids go up to {largest}, but the model's vocabulary has {vocab_size} tokens (0 to {vocab_size - 1}): "
-            "this is not the tokenizer that the model was trained with"
+            f"tokenizer: ids go up to {largest}, but the model's vocabulary has {vocab_size} tokens "
+            f"(0 to {vocab_size - 1}): this is not the tokenizer that the model was trained with"
         )
     if max(vocabulary.values()) + 1 < vocab_size:
         logger.warning("tokenizer knows ids up to %d, the model has %d tokens", max(vocabulary.values()), vocab_size)
-
-
-def _name(vocabulary: dict[str, int], number: int) -> str:
-    return next((token for token, found in vocabulary.items() if found == number), "<pad>")
 
 
 def _prove(reference: Any, written: Tokenizer, texts: list[str]) -> None:

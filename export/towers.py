@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import torch
 
 from mcip_qdrant.manifest import Preprocess
+
+OpenClipModel: TypeAlias = Any
+"""An open_clip model: a torch module with `visual`, `encode_image` and `encode_text`. open_clip ships no types."""
 
 # A power of two, so that scaling by it is exact in every float format. Folding all of 1/255 into the convolution would push
 # fp16 weights into subnormals.
@@ -19,7 +24,7 @@ class ImageTower(torch.nn.Module):
     The model is changed in place: take reference vectors before.
     """
 
-    def __init__(self, model: torch.nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, model: OpenClipModel, preprocess: Preprocess) -> None:
         super().__init__()
         self.model = model
         mean = torch.tensor(preprocess.mean, dtype=torch.float64)
@@ -28,8 +33,8 @@ class ImageTower(torch.nn.Module):
         self.folded = convolution is not None
         if convolution is not None:
             _fold(convolution, mean, std)
-        self.register_buffer("offset", (mean * 255).float().reshape(1, 3, 1, 1))
-        self.register_buffer("factor", (1 / (std * 255)).float().reshape(1, 3, 1, 1))
+        self.offset = (mean * 255).float().reshape(1, 3, 1, 1)
+        self.factor = (1 / (std * 255)).float().reshape(1, 3, 1, 1)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         planes = pixels.permute(0, 3, 1, 2).to(torch.float32)
@@ -41,7 +46,7 @@ class ImageTower(torch.nn.Module):
 class TextTower(torch.nn.Module):
     """int64 `[B, L]` token ids -> float32 `[B, D]`, any norm."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: OpenClipModel) -> None:
         super().__init__()
         self.model = model
 
@@ -52,7 +57,10 @@ class TextTower(torch.nn.Module):
 
 def patch_convolution(visual: torch.nn.Module) -> torch.nn.Conv2d | None:
     """The convolution that takes the image, if normalisation can be folded into it exactly; else None."""
-    candidates = (getattr(visual, "conv1", None), getattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "proj", None))
+    candidates = (
+        getattr(visual, "conv1", None),
+        getattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "proj", None),
+    )
     for module in candidates:
         if (
             isinstance(module, torch.nn.Conv2d)

@@ -35,7 +35,11 @@ class Bundle:
         try:
             text = (directory / MANIFEST_FILE).read_text(encoding="utf-8")
         except FileNotFoundError as exc:
-            what = "has no manifest.json (not a bundle, or an export that did not finish)" if directory.is_dir() else "does not exist"
+            what = (
+                "has no manifest.json (not a bundle, or an export that did not finish)"
+                if directory.is_dir()
+                else "does not exist"
+            )
             raise BundleError(
                 f"bundle {directory} {what}. Make one with: mcip-qdrant export --model NAME --checkpoint FILE --output {directory}"
             ) from exc

@@ -44,7 +44,9 @@ def ensure_collection(store: Store, name: str, manifest: Manifest, indexes: Mapp
         vectors = models.VectorParams(size=manifest.embedding_dim, distance=models.Distance.COSINE)
         try:
             store.call(
-                lambda client: client.create_collection(name, vectors_config=vectors, metadata={METADATA_KEY: _identity(manifest)})
+                lambda client: client.create_collection(
+                    name, vectors_config=vectors, metadata={METADATA_KEY: _identity(manifest)}
+                )
             )
             created = True
         except StoreError:
@@ -54,9 +56,12 @@ def ensure_collection(store: Store, name: str, manifest: Manifest, indexes: Mapp
     check_space(store, name, manifest)
     if not store.embedded:  # local mode has no payload indexes and warns about each
         for field, kind in {**DEFAULT_INDEXES, **indexes}.items():
-            schema = models.PayloadSchemaType(kind)
-            store.call(lambda client, field=field, schema=schema: client.create_payload_index(name, field, schema, wait=True))  # type: ignore[misc]
+            _index_payload(store, name, field, models.PayloadSchemaType(kind))
     return created
+
+
+def _index_payload(store: Store, name: str, field: str, schema: models.PayloadSchemaType) -> None:
+    store.call(lambda client: client.create_payload_index(name, field, schema, wait=True), attempts=_ATTEMPTS)
 
 
 def describe(store: Store, name: str) -> models.CollectionInfo | None:
@@ -69,7 +74,9 @@ def describe(store: Store, name: str) -> models.CollectionInfo | None:
         return store.call(lambda client: client.get_collection(name), attempts=_ATTEMPTS)
     except StoreError as exc:
         cause = exc.__cause__
-        missing = getattr(cause, "status_code", None) == 404 or (isinstance(cause, ValueError) and "not found" in str(cause))
+        missing = getattr(cause, "status_code", None) == 404 or (
+            isinstance(cause, ValueError) and "not found" in str(cause)
+        )
         if missing:
             return None
         raise

@@ -64,7 +64,9 @@ class Columns:
         for number, row in enumerate(table, start=1):
             column = next((name for name in _KEY_COLUMNS if name in row), None)
             if column is None:
-                raise SourceError(f"--columns {path}: row {number} has no 'key' or 'path' column (it has {', '.join(row)})")
+                raise SourceError(
+                    f"--columns {path}: row {number} has no 'key' or 'path' column (it has {', '.join(row)})"
+                )
             # `path` is a plain file name as the user's tools write it; `key` is already in our encoding.
             raw = row.pop(column)
             if not isinstance(raw, str):
@@ -74,7 +76,9 @@ class Columns:
             except ValueError as exc:
                 raise SourceError(f"--columns {path}: row {number}: {exc}") from exc
             if clash := sorted(OWN_FIELDS & set(row)):
-                raise SourceError(f"--columns {path}: the column {clash[0]!r} is written by mcip-qdrant itself; rename it")
+                raise SourceError(
+                    f"--columns {path}: the column {clash[0]!r} is written by mcip-qdrant itself; rename it"
+                )
             if name in rows:
                 raise SourceError(f"--columns {path}: row {number} is the second one for {raw!r}")
             rows[name] = row
@@ -109,9 +113,12 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(table, start=1):
         if None in row or None in row.values():
             raise ValueError(f"row {number} does not have {len(names)} cells")
-    kinds = {name: _column_kind([row[name] for row in table if row[name]]) for name in names if name not in _KEY_COLUMNS}
+    kinds = {
+        name: _column_kind([row[name] for row in table if row[name]]) for name in names if name not in _KEY_COLUMNS
+    }
     return [
-        {name: kinds.get(name, str)(cell) for name, cell in row.items() if cell or name in _KEY_COLUMNS} for row in table
+        {name: kinds.get(name, str)(cell) for name, cell in row.items() if cell or name in _KEY_COLUMNS}
+        for row in table
     ]
 
 

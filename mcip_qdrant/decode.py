@@ -59,10 +59,9 @@ class DecodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An upright RGB picture and what its file said.
+    """An upright RGB picture, and `width` x `height` of the full-size picture as displayed, in pixels.
 
-    `width` and `height` are those of the full-size picture as displayed, in pixels; `rgb` is smaller only where scaled
-    decoding made it so. `format` is Pillow's name ("JPEG", "MPO", "PNG", …).
+    `rgb` is smaller only where scaled decoding made it so. `format` is Pillow's name ("JPEG", "MPO", "PNG", …).
     """
 
     rgb: Image.Image
@@ -71,10 +70,7 @@ class DecodedImage:
     format: str
 
 
-_NO_LIMITS: Final = DecodeLimits()
-
-
-def decode(data: bytes, *, limits: DecodeLimits = _NO_LIMITS, scaled_for: Preprocess | None = None) -> DecodedImage:
+def decode(data: bytes, *, limits: DecodeLimits = DecodeLimits(), scaled_for: Preprocess | None = None) -> DecodedImage:
     """Decode one picture by the image rules above.
 
     Args:
@@ -101,14 +97,12 @@ def decode(data: bytes, *, limits: DecodeLimits = _NO_LIMITS, scaled_for: Prepro
             image.draft(None, (2 * height, 2 * width) if sideways else (2 * width, 2 * height))
         drafted = image.size != full
         rgb = _to_rgb(image)
-        width, height = (full[::-1] if sideways else full) if drafted else rgb.size
+        width, height = rgb.size if not drafted else full[::-1] if sideways else full
         return DecodedImage(rgb=rgb, width=width, height=height, format=image.format or "")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Bring an in-memory Pillow picture to upright RGB by the same rules (its current frame; no limits apply).
-
-    Returns the picture itself where there is nothing to do.
+    """Bring an in-memory picture's current frame to upright RGB by the same rules; itself where nothing is to do.
 
     Raises:
         ImageError: it has no pixels, they cannot be read (CORRUPT), or memory ran out (OUT_OF_MEMORY).
@@ -121,13 +115,12 @@ def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError:
-        head = data[:16]
         for name in limits.formats:
             accept = Image.OPEN[name][1]
-            if accept is not None and accept(head) is True:
+            if accept is not None and accept(data[:16]) is True:
                 raise ImageError(Reason.CORRUPT, f"the file begins like {name} but its header cannot be read") from None
-        known = ", ".join(limits.formats)
-        raise ImageError(Reason.NOT_AN_IMAGE, f"not a picture in a format read here ({known})") from None
+        message = f"not a picture in a format read here ({', '.join(limits.formats)})"
+        raise ImageError(Reason.NOT_AN_IMAGE, message) from None
 
 
 def _refuse_bombs(image: Image.Image, data: bytes, limits: DecodeLimits) -> None:
@@ -151,6 +144,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     turn = _UPRIGHT.get(_orientation(image))
     if image.mode.startswith("I") or image.mode == "F":
         rgb = _eight_bits(image).convert("RGB")
+    elif image.mode == "LAB":
+        rgb = _from_lab(image)
     elif image.has_transparency_data:
         rgb = _on_white(image)
     else:
@@ -176,6 +171,13 @@ def _on_white(image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", rgba.size, (255, 255, 255))
     canvas.paste(rgba, (0, 0), rgba)
     return canvas
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms  # Pillow 12 does not convert LAB by itself
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -238,11 +240,9 @@ def _only_image_errors() -> Iterator[None]:
         raise
     except Image.DecompressionBombError as exc:
         raise ImageError(Reason.TOO_MANY_PIXELS, str(exc)) from exc
-    except MemoryError as exc:
-        raise ImageError(Reason.OUT_OF_MEMORY, "not enough memory to decode the picture") from exc
     except Exception as exc:
         # On damaged bytes Pillow raises OSError, ValueError, SyntaxError, struct.error, IndexError and many more.
-        if isinstance(exc, OSError) and "out of memory" in str(exc):
+        if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and "out of memory" in str(exc)):
             raise ImageError(Reason.OUT_OF_MEMORY, "not enough memory to decode the picture") from exc
         raise ImageError(Reason.CORRUPT, f"the picture is damaged: {exc or type(exc).__name__}") from exc
     finally:

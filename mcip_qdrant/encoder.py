@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mcip_qdrant.bundle import Bundle
 from mcip_qdrant.manifest import Precision, Tower
-from mcip_qdrant.session import Device, Session, choose_provider, default_precision
+from mcip_qdrant.session import AUTO, Device, Session, choose_provider, default_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class EncoderSettings:
     `spinning` is off where other threads of the process share the cores.
     """
 
-    device: Device = Device("auto")
+    device: Device = AUTO
     precision: Precision | None = None
     threads: int | None = None
     spinning: bool = True

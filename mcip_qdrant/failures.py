@@ -29,7 +29,9 @@ class FailureFile:
         try:
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
         except OSError as exc:
-            raise SourceError(f"--failures {path}: cannot be written: {exc.strerror}; choose another with --failures FILE") from exc
+            raise SourceError(
+                f"--failures {path}: cannot be written: {exc.strerror}; choose another with --failures FILE"
+            ) from exc
         self._temporary = Path(name)
         self._stream: IO[str] = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
 
@@ -42,7 +44,9 @@ class FailureFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stream.close()
         # mkstemp makes 0600; other users' tools read this file.
         umask = os.umask(0)

@@ -8,6 +8,7 @@ pixels (`pixels_sha256`), the texts and their token ids (`texts`, `token_ids`) a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class GoldenSet:
                 png = stored["png"].tobytes()
                 offsets = stored["png_offsets"]
                 return cls(
-                    pictures=tuple(png[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)),
+                    pictures=tuple(png[start:stop] for start, stop in itertools.pairwise(offsets)),
                     pixels_sha256=tuple(str(item) for item in stored["pixels_sha256"]),
                     texts=tuple(str(item) for item in stored["texts"]),
                     token_ids=stored["token_ids"],

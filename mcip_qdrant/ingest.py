@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from mcip_qdrant import pipeline
@@ -62,7 +61,12 @@ def new_run_id() -> str:
 
 
 def ingest(
-    source: Source, bundle: Bundle, encoder: ImageEncoder, store: Store, options: IngestOptions, hooks: Hooks | None = None
+    source: Source,
+    bundle: Bundle,
+    encoder: ImageEncoder,
+    store: Store,
+    options: IngestOptions,
+    hooks: Hooks | None = None,
 ) -> IngestResult:
     """Bring a collection up to date with a source.
 

@@ -82,5 +82,7 @@ def source_name(name: str | bytes) -> str:
     except ValueError:  # a NUL is a control character like others
         encoded = ""
     if encoded in {"", ".", ".."} or "/" in encoded or any(unicodedata.category(char) == "Cc" for char in encoded):
-        raise SourceError(f"source name {name!r} cannot be used; choose another with --source NAME (no slash, not empty)")
+        raise SourceError(
+            f"source name {name!r} cannot be used; choose another with --source NAME (no slash, not empty)"
+        )
     return encoded

@@ -5,11 +5,12 @@ Field-by-field documentation: docs/bundle-format.md.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePosixPath
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from mcip_qdrant.errors import BundleError
 
@@ -28,6 +29,11 @@ Precision = Literal["fp32", "fp16", "int8"]
 def _choice(value: object, allowed: Any, name: str) -> None:
     if value not in get_args(allowed):
         raise BundleError(f"manifest: {name} is {value!r}; this version reads {', '.join(get_args(allowed))}")
+
+
+def _plain_name(name: str) -> None:
+    if PurePosixPath(name).name != name or name in {"", ".", ".."} or {"\\", "\0"} & set(name):
+        raise BundleError(f"manifest: {name!r} is not a plain file name inside the bundle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         _choice(self.cleaning, Cleaning, "tokenizer.cleaning")
+        _plain_name(self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +112,7 @@ class Graph:
         _choice(self.tower, Tower, "graphs.tower")
         _choice(self.precision, Precision, "graphs.precision")
         for name in (self.file, *self.sha256, *self.bytes):
-            if PurePosixPath(name).name != name or name in {"", ".", ".."} or "\\" in name:
-                raise BundleError(f"manifest: {name!r} is not a plain file name inside the bundle")
+            _plain_name(name)
         if self.file not in self.sha256 or set(self.sha256) != set(self.bytes):
             raise BundleError(f"manifest: graph {self.file} lacks the digest or size of one of its files")
 
@@ -148,7 +154,7 @@ class Manifest:
         """
         try:
             raw = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise BundleError(f"manifest is not JSON: {exc}") from exc
         if not isinstance(raw, dict):
             raise BundleError("manifest is not a JSON object")
@@ -174,4 +180,23 @@ def _build(kind: type[_T], raw: Mapping[str, Any]) -> _T:
     unknown = set(raw) - known
     if unknown:
         raise BundleError(f"manifest: unknown field {sorted(unknown)[0]!r} in {kind.__name__}")
+    hints = get_type_hints(kind)
+    for name, value in raw.items():
+        if not _fits(value, hints[name]):
+            raise BundleError(f"manifest: {kind.__name__}.{name} is {value!r}, which is of the wrong kind")
     return kind(**raw)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value is of the kind that a field's annotation asks for; `_choice` looks at words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any or origin is Literal:
+        return True
+    if origin is tuple:
+        kinds = itertools.repeat(inner[0]) if inner[-1] is Ellipsis else inner
+        return isinstance(value, (list, tuple)) and all(map(_fits, value, kinds))
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_fits(item, inner[1]) for item in value.values())
+    if hint in {int, float}:
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)

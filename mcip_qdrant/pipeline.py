@@ -227,7 +227,7 @@ class _Run:
         batch, self.batch = self.batch, []
         with self.report.timed("encode"):
             vectors = self.encoder.encode(np.stack([image.pixels for image, _ in batch]))
-        good = np.isfinite(vectors).all(axis=1)
+        good = np.asarray(np.isfinite(vectors).all(axis=1))
         for (image, _), fine in zip(batch, good, strict=True):
             if not fine:
                 self._fail(DeadLetter(image.ref.key, Reason.NOT_FINITE, "the model gave NaN or infinity for it"))

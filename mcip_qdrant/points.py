@@ -85,4 +85,6 @@ def payload(
 
 def same_file(previous: Mapping[str, Any], state: FileState | None) -> bool:
     """Same size and modification time as when the point was written."""
-    return state is not None and previous.get("bytes") == state.bytes and previous.get("modified_at") == state.modified_at
+    return (
+        state is not None and previous.get("bytes") == state.bytes and previous.get("modified_at") == state.modified_at
+    )

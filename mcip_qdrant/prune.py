@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mcip_qdrant.errors import SourceError
-from mcip_qdrant.keys import ImageRef
+from mcip_qdrant.keys import ImageRef, point_id
 from mcip_qdrant.sink import QdrantSink
 from mcip_qdrant.source import ListingReport
 
@@ -49,7 +49,9 @@ def prune(sink: QdrantSink, source: str, seen: SeenImages, listing: ListingRepor
         )
     total = 0
     gone = []
-    for point, _key in sink.ids_of_source(source):
+    for point, key in sink.ids_of_source(source):
+        if point != point_id(key):  # not ours: an adopted collection may have a field `source` of its own
+            continue
         total += 1
         if point not in seen:
             gone.append(point)

@@ -164,5 +164,7 @@ def rgb_image(image: ImageLike) -> Image.Image:
 
 def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or array.size == 0:
-        raise InvalidQueryError(f"an image array must be uint8 [H, W, 3] RGB or [H, W] grey, not {array.dtype} {list(array.shape)}")
+        raise InvalidQueryError(
+            f"an image array must be uint8 [H, W, 3] RGB or [H, W] grey, not {array.dtype} {list(array.shape)}"
+        )
     return np.ascontiguousarray(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,10 +120,8 @@ class ImageCollection:
     def _known_id(self, like: str) -> str:
         """The id of an image named by id or key; names our own error where Qdrant's would be vague."""
         candidates = [point_id(like)]
-        try:
+        with contextlib.suppress(ValueError):  # not an id, so it is a key
             candidates.insert(0, str(uuid.UUID(like)))
-        except ValueError:
-            pass  # not an id, so it is a key
         found = self._store.call(
             lambda client: client.retrieve(self.name, candidates, with_payload=False), attempts=_READ_ATTEMPTS
         )

@@ -41,6 +41,9 @@ class Device:
         return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
 
 
+AUTO = Device("auto")
+
+
 def _runtime() -> Any:
     try:
         import onnxruntime

@@ -27,7 +27,9 @@ def contact_sheet(title: str, hits: Sequence[Hit], query: Image.Image | None = N
     A hit whose file cannot be read shows as an empty tile that says so.
     """
     tiles: list[tuple[str, Image.Image | None]] = [("query", query)] if query is not None else []
-    tiles += [(f"{rank}.  {hit.score:.3f}  {hit.key.rsplit('/', 1)[-1]}", _picture(hit)) for rank, hit in enumerate(hits, 1)]
+    tiles += [
+        (f"{rank}.  {hit.score:.3f}  {hit.key.rsplit('/', 1)[-1]}", _picture(hit)) for rank, hit in enumerate(hits, 1)
+    ]
     columns = min(5, max(1, math.ceil(math.sqrt(len(tiles)))))
     rows = max(1, math.ceil(len(tiles) / columns))
     width = columns * (_TILE + _GAP) + _GAP

@@ -27,7 +27,8 @@ class QdrantSink:
     def known(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Payloads of those points that exist, by point id."""
         records = self.store.call(
-            lambda client: client.retrieve(self.collection, ids, with_payload=True, with_vectors=False), attempts=_ATTEMPTS
+            lambda client: client.retrieve(self.collection, ids, with_payload=True, with_vectors=False),
+            attempts=_ATTEMPTS,
         )
         return {str(record.id): record.payload or {} for record in records}
 
@@ -77,8 +78,13 @@ class QdrantSink:
         """Delete points by id."""
         wanted = list(ids)
         for start in range(0, len(wanted), _DELETE_BATCH):
-            some = wanted[start : start + _DELETE_BATCH]
-            self.store.call(lambda client, some=some: client.delete(self.collection, some, wait=True), attempts=_ATTEMPTS)  # type: ignore[misc]
+            self._delete_some(wanted[start : start + _DELETE_BATCH])
+
+    def _delete_some(self, ids: Sequence[str]) -> None:
+        from qdrant_client import models
+
+        selected = models.PointIdsList(points=list(ids))
+        self.store.call(lambda client: client.delete(self.collection, selected, wait=True), attempts=_ATTEMPTS)
 
     def count(self) -> int:
         """Points in the collection."""

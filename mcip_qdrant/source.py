@@ -32,10 +32,20 @@ class ListingReport:
 class Source(Protocol):
     """A named, listable set of images."""
 
-    name: str
-    root: Path
-    complete: bool
-    """Whether a listing names every image of the source (so that pruning may trust it)."""
+    @property
+    def name(self) -> str:
+        """Encoded source name, the first part of every key."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """Absolute folder that relative paths are relative to."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether a listing names every image of the source, so that pruning may trust it."""
+        ...
 
     def __call__(self, report: ListingReport) -> Iterator[ImageRef]:
         """List references; problems go into the report."""

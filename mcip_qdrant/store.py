@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import tenacity
 
@@ -47,7 +46,9 @@ class Store:
         """Wrap a client that the application made itself."""
         options = client.init_options
         path = options.get("path") or (":memory:" if options.get("location") == ":memory:" else None)
-        location = path or options.get("url") or options.get("location") or f"{options.get('host')}:{options.get('port')}"
+        location = (
+            path or options.get("url") or options.get("location") or f"{options.get('host')}:{options.get('port')}"
+        )
         return cls(client, str(location), embedded=path is not None)
 
     @contextmanager
@@ -91,7 +92,7 @@ def open_store(location: str, *, api_key: str | None = None, timeout_s: int = 60
     """
     from qdrant_client import QdrantClient
 
-    if urlsplit(location).scheme in {"http", "https"}:
+    if location.lower().startswith(("http://", "https://")):
         with qdrant_errors(location):
             client = QdrantClient(url=location, api_key=api_key, timeout=timeout_s, check_compatibility=False)
         return Store(client, location, embedded=False)
@@ -125,14 +126,15 @@ def _prepare_folder(folder: Path) -> None:
 def qdrant_errors(location: str) -> Iterator[None]:
     """Translate whatever qdrant-client raises, in local mode bare ValueError and RuntimeError among others."""
     from grpc import RpcError, StatusCode
-    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
     try:
         yield
     except McipError:
         raise
-    except ResourceExhaustedResponse as exc:
+    except QdrantException as exc:
+        # HTTP 429: ResourceExhaustedResponse, or its base class where Retry-After is a date.
         raise StoreUnavailableError(f"Qdrant at {location} is overloaded: {exc}") from exc
     except UnexpectedResponse as exc:
         detail = exc.content.decode(errors="replace")[:300]
@@ -143,6 +145,8 @@ def qdrant_errors(location: str) -> Iterator[None]:
         kind = StoreUnavailableError if exc.status_code == 429 or (exc.status_code or 0) >= 500 else StoreError
         raise kind(f"Qdrant at {location} answered HTTP {exc.status_code}: {detail}") from exc
     except ResponseHandlingException as exc:
+        if isinstance(exc.source, ValueError):  # pydantic's ValidationError
+            raise StoreError(f"what answers at {location} is not Qdrant, or of another version: {exc.source}") from exc
         raise StoreUnavailableError(f"Qdrant at {location} cannot be reached: {exc.source}") from exc
     except RpcError as exc:
         transient = exc.code() in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}

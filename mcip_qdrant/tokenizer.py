@@ -1,7 +1,7 @@
 """Text -> token ids, as open_clip's own tokenizer would give them, without open_clip.
 
-Cleaning happens here (the `tokenizers` library knows neither ftfy nor HTML entities); splitting, vocabulary, truncation and
-padding travel inside the bundle's `tokenizer.json`.
+Cleaning happens here (the `tokenizers` library knows neither ftfy nor HTML entities); splitting, vocabulary, truncation
+and padding travel inside the bundle's `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, "") | {"_": " "})
 class Tokens:
     """One batch of texts.
 
-    `ids` is int64 `[B, L]`, ready for the textual graph; `truncated` is bool `[B]`: the end of that text did not fit into L ids.
+    `ids` is int64 `[B, L]`, ready for the textual graph; `truncated` is bool `[B]`: the end of that text did not fit
+    into L ids.
     """
 
     ids: npt.NDArray[np.int64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from mcip_qdrant.bundle import Bundle
 from mcip_qdrant.encoder import EncoderSettings, ImageEncoder, TextEncoder
 from mcip_qdrant.errors import BundleError
 from mcip_qdrant.golden import Agreement, GoldenSet, compare, pixels_digests
-from mcip_qdrant.manifest import Graph, Precision, Tower
+from mcip_qdrant.manifest import Precision, Tower
 from mcip_qdrant.session import Device, choose_provider, default_precision
 
 BOUNDS: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}
@@ -85,7 +86,12 @@ def require(checks: Iterable[GraphCheck]) -> None:
 
 
 def _encode_golden(
-    bundle: Bundle, golden: GoldenSet, tower: Tower, settings: EncoderSettings, items: int | None, on_item: Progress | None
+    bundle: Bundle,
+    golden: GoldenSet,
+    tower: Tower,
+    settings: EncoderSettings,
+    items: int | None,
+    on_item: Progress | None,
 ) -> tuple[NDArray[np.float32], str]:
     if tower == "visual":
         images = ImageEncoder(bundle, settings)
@@ -99,7 +105,9 @@ def _encode_golden(
 
 
 def encode_in_batches(
-    encode: Callable[[NDArray[np.generic]], NDArray[np.float32]], rows: NDArray[np.generic], on_item: Progress | None = None
+    encode: Callable[[NDArray[Any]], NDArray[np.float32]],
+    rows: NDArray[Any],
+    on_item: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Encode `[N, …]` in batches of 1, 2, 7, then 8: a batch axis that was baked into a graph shows at once."""
     parts = []

@@ -48,7 +48,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip(workshop: Path) -> Exported:
     """A tiny CLIP with QuickGELU, exported in all precisions."""
-    return _export(workshop, "tiny-clip", models.TINY_CLIP, models.CLIP_PREPROCESS, seed=0, precisions=("fp32", "fp16", "int8"))
+    return _export(
+        workshop, "tiny-clip", models.TINY_CLIP, models.CLIP_PREPROCESS, seed=0, precisions=("fp32", "fp16", "int8")
+    )
 
 
 @pytest.fixture(scope="session")

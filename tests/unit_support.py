@@ -86,6 +86,8 @@ def without_privileges(imports: str, script: str, *arguments: str) -> list[str]:
         assert os.geteuid() != 0
     """
     code = "\n".join(textwrap.dedent(part) for part in (imports, drop, script))
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -28,10 +28,18 @@ def _precisions(_context: click.Context, _parameter: click.Parameter, value: str
     help="Preset mcip-vit-l-14-336 or mcip-vit-so400m-14-siglip-384, any open_clip architecture name, or local-dir:DIR with "
     "open_clip's open_clip_config.json.",
 )
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: .pth, .pt or .safetensors; code in it is refused, never run.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Weights: .pth, .pt or .safetensors; code in it is refused, never run.",
+)
 @click.option("--pretrained", metavar="TAG", help="Weights: a tag that open_clip has registered (downloaded).")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to write.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="Local folder with the Hugging Face tokenizer's files, where the model needs one.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="Local folder with the Hugging Face tokenizer's files, where the model needs one.",
+)
 @click.option(
     "--precision",
     "precisions",
@@ -45,7 +53,11 @@ def _precisions(_context: click.Context, _parameter: click.Parameter, value: str
     default=None,
     help="Activation the checkpoint was trained with, where open_clip's registered tags of the architecture differ.",
 )
-@click.option("--base", metavar="TAG", help="Registered tag that the checkpoint was fine-tuned from: its activation and preprocessing apply.")
+@click.option(
+    "--base",
+    metavar="TAG",
+    help="Registered tag that the checkpoint was fine-tuned from: its activation and preprocessing apply.",
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is already at --output.")
 def export_command(
     model: str,
@@ -72,7 +84,9 @@ def export_command(
     if (checkpoint is None) == (pretrained is None):
         raise click.UsageError("give exactly one of --checkpoint FILE and --pretrained TAG")
     if quick_gelu is not None and pretrained is not None:
-        raise click.UsageError("--pretrained TAG follows the tag's own activation; leave out --quick-gelu / --no-quick-gelu")
+        raise click.UsageError(
+            "--pretrained TAG follows the tag's own activation; leave out --quick-gelu / --no-quick-gelu"
+        )
     click.echo("loading torch and open_clip …", err=True)
     with needs_extra("cpu,export", "export"):
         from mcip_qdrant.export.bundle_writer import ExportRequest, Steps, export_bundle
@@ -92,8 +106,12 @@ def export_command(
     manifest = bundle.manifest
     for graph in manifest.graphs:
         size = sum(graph.bytes.values()) / 1e6
-        click.echo(f"{graph.file:24} {size:8.1f} MB  lowest cosine to torch {graph.parity.minimum:.6f} (bound {graph.parity.bound})")
-    click.echo(f"{manifest.model}, {manifest.activation}, {manifest.embedding_dim} dimensions, space_id {manifest.space_id}")
+        click.echo(
+            f"{graph.file:24} {size:8.1f} MB  lowest cosine to torch {graph.parity.minimum:.6f} (bound {graph.parity.bound})"
+        )
+    click.echo(
+        f"{manifest.model}, {manifest.activation}, {manifest.embedding_dim} dimensions, space_id {manifest.space_id}"
+    )
     click.echo(f"bundle written: {output}")
 
 

@@ -20,4 +20,6 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("mcip_qdrant"):
             raise
-        raise MissingExtraError(f'{purpose} needs {exc.name}, which is not installed: pip install "mcip-qdrant[{extra}]"') from exc
+        raise MissingExtraError(
+            f'{purpose} needs {exc.name}, which is not installed: pip install "mcip-qdrant[{extra}]"'
+        ) from exc

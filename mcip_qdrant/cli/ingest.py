@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from tqdm import tqdm
 
+from mcip_qdrant.cli.ingest_output import ProgressBar, print_result, stop_on_interrupt
 from mcip_qdrant.cli.options import (
     bundle_option,
     connect,
@@ -27,8 +22,6 @@ from mcip_qdrant.cli.options import (
 from mcip_qdrant.manifest import Precision
 
 if TYPE_CHECKING:
-    from mcip_qdrant.ingest import IngestResult
-    from mcip_qdrant.report import RunReport
     from mcip_qdrant.source import Source
 
 EXIT_SOME_FAILED = 3
@@ -53,8 +46,12 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
 @store_options
 @device_option
 @precision_option
-@click.option("--source", "source_name", metavar="NAME", help="Name of the archive in keys. Default: the folder's base name.")
-@click.option("--moved", is_flag=True, help="The archive of this name moved to this folder: accept it and keep its points.")
+@click.option(
+    "--source", "source_name", metavar="NAME", help="Name of the archive in keys. Default: the folder's base name."
+)
+@click.option(
+    "--moved", is_flag=True, help="The archive of this name moved to this folder: accept it and keep its points."
+)
 @click.option(
     "--list",
     "list_file",
@@ -62,19 +59,67 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
     metavar="FILE|-",
     help="Ingest the paths in FILE (or stdin), one per line, relative to FOLDER (default: the current directory) or absolute below it.",
 )
-@click.option("-0", "--null", "null_separated", is_flag=True, help="Paths in --list end with NUL instead of a newline (find -print0).")
+@click.option(
+    "-0",
+    "--null",
+    "null_separated",
+    is_flag=True,
+    help="Paths in --list end with NUL instead of a newline (find -print0).",
+)
 @click.option("--all-files", is_flag=True, help="Try every file, whatever its suffix.")
-@click.option("--columns", "columns_file", type=click.Path(path_type=Path), metavar="FILE.csv|jsonl", help="Own payload fields, joined by column `key` or `path`.")
-@click.option("--index", "indexes", multiple=True, metavar="FIELD:TYPE", callback=_indexes, help="Payload index, made before the load (servers only). Repeatable.")
-@click.option("--checksum", is_flag=True, help="Compare SHA-256 instead of size and modification time to find changed images.")
-@click.option("--decode", type=click.Choice(["exact", "scaled"]), default="exact", show_default=True, help="scaled: JPEGs are decoded at reduced size, much faster for camera-size photos, slightly different vectors.")
+@click.option(
+    "--columns",
+    "columns_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv|jsonl",
+    help="Own payload fields, joined by column `key` or `path`.",
+)
+@click.option(
+    "--index",
+    "indexes",
+    multiple=True,
+    metavar="FIELD:TYPE",
+    callback=_indexes,
+    help="Payload index, made before the load (servers only). Repeatable.",
+)
+@click.option(
+    "--checksum", is_flag=True, help="Compare SHA-256 instead of size and modification time to find changed images."
+)
+@click.option(
+    "--decode",
+    type=click.Choice(["exact", "scaled"]),
+    default="exact",
+    show_default=True,
+    help="scaled: JPEGs are decoded at reduced size, much faster for camera-size photos, slightly different vectors.",
+)
 @click.option("--prune", is_flag=True, help="Afterwards delete this source's points whose images are gone.")
 @click.option("--yes", is_flag=True, help="Let --prune delete more than 20 % of the source.")
-@click.option("--failures", "failures_file", type=click.Path(path_type=Path), default="failures.jsonl", show_default=True, help="Where to list images that failed: key, reason, message. Rewritten by each run.")
-@click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per model call. Default: 16 on the CPU, 64 on CUDA.")
+@click.option(
+    "--failures",
+    "failures_file",
+    type=click.Path(path_type=Path),
+    default="failures.jsonl",
+    show_default=True,
+    help="Where to list images that failed: key, reason, message. Rewritten by each run.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1, 4096), help="Images per model call. Default: 16 on the CPU, 64 on CUDA."
+)
 @click.option("--decode-threads", type=click.IntRange(1, 256), help="Default: one per CPU this process may use.")
-@click.option("--max-pixels", type=click.IntRange(min=1), default=89_478_485, show_default=True, help="Larger pictures are refused before they are decoded.")
-@click.option("--max-bytes", type=click.IntRange(min=1), default=256 * 1024 * 1024, show_default=True, help="Larger files are refused.")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=89_478_485,
+    show_default=True,
+    help="Larger pictures are refused before they are decoded.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=1),
+    default=256 * 1024 * 1024,
+    show_default=True,
+    help="Larger files are refused.",
+)
 @json_option
 def ingest_command(
     folder: Path | None,
@@ -120,6 +165,7 @@ def ingest_command(
     from mcip_qdrant.columns import Columns
     from mcip_qdrant.decode import DecodeLimits
     from mcip_qdrant.encoder import EncoderSettings, ImageEncoder
+    from mcip_qdrant.errors import SourceError
     from mcip_qdrant.failures import FailureFile
     from mcip_qdrant.ingest import IngestOptions, ingest
     from mcip_qdrant.pipeline import Hooks
@@ -151,12 +197,12 @@ def ingest_command(
     )
     store = connect(location)
     try:
-        with FailureFile(failures_file) as failures, _stop_on_interrupt() as stop, _Progress(source) as progress:
+        with FailureFile(failures_file) as failures, stop_on_interrupt() as stop, ProgressBar(source) as progress:
             hooks = Hooks(on_progress=progress, on_failure=failures.write, should_stop=stop.is_set)
             result = ingest(source, bundle, encoder, store, options, hooks)
     finally:
         store.close()
-    _print_result(result, failures_file, as_json)
+    print_result(result, failures_file, as_json)
     if columns is not None and columns.unmatched and not result.report.interrupted:
         click.echo(f"note: {columns.unmatched} row(s) of {columns_file} match no image that was listed", err=True)
     if store.embedded and result.points > EMBEDDED_COMFORT:
@@ -168,6 +214,8 @@ def ingest_command(
     if result.report.interrupted:
         click.echo("interrupted; run the same command again to continue", err=True)
         return EXIT_INTERRUPTED
+    if result.prune_refused is not None:
+        raise SourceError(result.prune_refused)
     return EXIT_SOME_FAILED if result.report.failed or result.listing.errors else 0
 
 
@@ -193,97 +241,3 @@ def _source(folder: Path, name: str | None, list_file: Path | None, null_separat
     except OSError as exc:
         raise SourceError(f"--list {list_file}: {exc.strerror}") from exc
     return ListSource(encoded, root.resolve(), stream, b"\0" if null_separated else b"\n")
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C lets the batch in hand finish; the second one ends the process at once."""
-    stop = threading.Event()
-
-    def handle(number: int, _frame: object) -> None:
-        if stop.is_set():
-            signal.default_int_handler(number, None)
-        stop.set()
-        click.echo("\nstopping after the batch in hand (again: at once) …", err=True)
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class _Progress:
-    """A bar with images/s, time left and the share of each stage. The total is counted by a thread while the run goes."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._bar: Any = tqdm(unit="img", file=sys.stderr, dynamic_ncols=True, desc="ingest")
-        self._total: int | None = None
-        self._counting = threading.Event()
-
-    def __enter__(self) -> _Progress:
-        if self._source.complete:
-            threading.Thread(target=self._count, daemon=True, name="count").start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._counting.set()
-        self._bar.refresh()
-        self._bar.close()
-
-    def _count(self) -> None:
-        from mcip_qdrant.source import ListingReport
-
-        total = 0
-        for _ in self._source(ListingReport()):
-            total += 1
-            if self._counting.is_set():
-                return
-        self._total = total
-
-    def __call__(self, report: RunReport) -> None:
-        self._bar.total = self._total
-        shares = " ".join(f"{stage} {share:.0%}" for stage, share in report.shares().items())
-        self._bar.set_postfix_str(f"failed {report.failed}, {shares}", refresh=False)
-        self._bar.update(report.done - self._bar.n)
-
-
-def _print_result(result: IngestResult, failures_file: Path, as_json: bool) -> None:
-    report, listing = result.report, result.listing
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "run_id": result.run_id,
-                    "submitted": report.submitted,
-                    "embedded": report.embedded,
-                    "replaced": report.replaced,
-                    "unchanged": report.unchanged,
-                    "updated": report.updated,
-                    "failed": report.failed,
-                    "pruned": result.pruned,
-                    "interrupted": report.interrupted,
-                    "points": result.points,
-                    "failures_file": str(failures_file),
-                    "listing_errors": listing.errors,
-                    "skipped": dict(listing.skipped),
-                    "stage_seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
-                },
-                ensure_ascii=False,
-                indent=2,
-            )
-        )
-        return
-    click.echo(
-        f"{report.embedded} embedded ({report.replaced} of them replaced), {report.unchanged} unchanged"
-        f"{f' ({report.updated} with new columns)' if report.updated else ''}, {report.failed} failed"
-        f"{f', {result.pruned} pruned' if result.pruned else ''}; the collection holds {result.points} points"
-    )
-    for error in listing.errors:
-        click.echo(f"not listed: {error}", err=True)
-    if listing.skipped:
-        click.echo("skipped, not images by name: " + ", ".join(f"{count} {kind}" for kind, count in listing.skipped.most_common()))
-    if report.failed:
-        click.echo(f"failed images are listed in {failures_file}")

@@ -43,7 +43,9 @@ MCIP_QDRANT_API_KEY or MCIP_QDRANT_API_KEY_FILE (the API key has no flag on purp
 def cli(verbose: bool) -> None:
     """Search a pile of images by words and by pictures: checkpoint -> ONNX bundle -> Qdrant."""
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
 

@@ -37,7 +37,11 @@ def verify_command(directory: Path, device: str, precision: Precision | None, as
         checks = verify(bundle, device=Device.parse(device), precision=precision, on_item=bar.update)
     if as_json:
         rows = [{**asdict(check), "passed": check.passed} for check in checks]
-        click.echo(json.dumps({"space_id": bundle.space_id, "passed": all(check.passed for check in checks), "graphs": rows}, indent=2))
+        click.echo(
+            json.dumps(
+                {"space_id": bundle.space_id, "passed": all(check.passed for check in checks), "graphs": rows}, indent=2
+            )
+        )
     else:
         for check in checks:
             verdict = "ok" if check.passed else "FAILED"

@@ -53,7 +53,10 @@ def test_batch_axis_is_dynamic(clip: Exported, batch: int) -> None:
     with torch.inference_mode():
         images = clip.model.encode_image(planes, normalize=True).numpy()
         texts = clip.model.encode_text(torch.from_numpy(ids), normalize=True).numpy()
-    found_images, found_texts = ImageEncoder(clip.bundle, CPU).encode(pixels), TextEncoder(clip.bundle, CPU).encode_ids(ids)
+    found_images, found_texts = (
+        ImageEncoder(clip.bundle, CPU).encode(pixels),
+        TextEncoder(clip.bundle, CPU).encode_ids(ids),
+    )
     assert found_images.shape == found_texts.shape == (batch, 32)
     assert found_images.dtype == found_texts.dtype == np.float32
     assert _cosine(found_images, images) >= 0.99999
@@ -99,7 +102,9 @@ def test_fp16_graphs_are_half_the_size(clip: Exported) -> None:
         ("resnet", models.TINY_RESNET, models.CLIP_PREPROCESS, False),
     ],
 )
-def test_normalisation_in_the_tower(tmp_path: Path, label: str, config: dict[str, Any], preprocess: dict[str, Any], folded: bool) -> None:
+def test_normalisation_in_the_tower(
+    tmp_path: Path, label: str, config: dict[str, Any], preprocess: dict[str, Any], folded: bool
+) -> None:
     model = models.random_model(models.write_config(tmp_path / label, config, preprocess))
     size = config["vision_cfg"]["image_size"]
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8))
@@ -118,7 +123,11 @@ def test_external_data_and_a_resnet(tmp_path: Path) -> None:
     checkpoint = models.save_checkpoint(models.random_model(name), tmp_path / "r.pth")
     bundle = export_bundle(
         ExportRequest(
-            model=name, checkpoint=checkpoint, output=tmp_path / "b", precisions=("fp32", "fp16", "int8"), external_data_above=1000
+            model=name,
+            checkpoint=checkpoint,
+            output=tmp_path / "b",
+            precisions=("fp32", "fp16", "int8"),
+            external_data_above=1000,
         )
     )
     for graph in bundle.manifest.graphs:

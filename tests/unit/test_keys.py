@@ -11,12 +11,22 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mcip_qdrant.errors import SourceError
-from mcip_qdrant.keys import NAMESPACE, ImageRef, decode_path, encode_path, file_uri, path_from_uri, point_id, source_name
+from mcip_qdrant.keys import (
+    NAMESPACE,
+    ImageRef,
+    decode_path,
+    encode_path,
+    file_uri,
+    path_from_uri,
+    point_id,
+    source_name,
+)
 
 _BYTES = st.binary(max_size=60).filter(lambda raw: b"\0" not in raw)
 # Few symbols, so that near-collisions are likely: escapes, halves of UTF-8 characters, an encoded surrogate.
 _TRICKY = st.lists(
-    st.sampled_from([b"%", b"25", b"FF", b"ff", b"\xff", b"\xc3", b"\xa4", b"\xed\xb2\x80", b"/", b"\n", b"a"]), max_size=6
+    st.sampled_from([b"%", b"25", b"FF", b"ff", b"\xff", b"\xc3", b"\xa4", b"\xed\xb2\x80", b"/", b"\n", b"a"]),
+    max_size=6,
 ).map(b"".join)
 
 
@@ -83,7 +93,9 @@ def test_ids_follow_keys(one: str, other: str) -> None:
     assert (point_id(one) == point_id(other)) == (one == other)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "a\nb", "\t", "a\0b", "a\x7f", "a\x85b", b"", b"a/b", b"\x1b[0m"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "/", "a\nb", "\t", "a\0b", "a\x7f", "a\x85b", b"", b"a/b", b"\x1b[0m"]
+)
 def test_source_names_refused(name: str | bytes) -> None:
     with pytest.raises(SourceError, match="--source"):
         source_name(name)
@@ -91,7 +103,14 @@ def test_source_names_refused(name: str | bytes) -> None:
 
 @pytest.mark.parametrize(
     ("name", "encoded"),
-    [("photos", "photos"), ("my photos", "my photos"), ("50%", "50%25"), (b"\xff", "%FF"), ("...", "..."), ("Bücher", "Bücher")],
+    [
+        ("photos", "photos"),
+        ("my photos", "my photos"),
+        ("50%", "50%25"),
+        (b"\xff", "%FF"),
+        ("...", "..."),
+        ("Bücher", "Bücher"),
+    ],
 )
 def test_source_names_accepted(name: str | bytes, encoded: str) -> None:
     assert source_name(name) == encoded

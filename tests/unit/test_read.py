@@ -90,7 +90,15 @@ def test_odd_names(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["link.jpg", "chain.jpg", "parent/secret.jpg", "../outside/secret.jpg", "sub/../../outside/secret.jpg", "hard/secret.jpg"]
+    "path",
+    [
+        "link.jpg",
+        "chain.jpg",
+        "parent/secret.jpg",
+        "../outside/secret.jpg",
+        "sub/../../outside/secret.jpg",
+        "hard/secret.jpg",
+    ],
 )
 def test_nothing_outside_the_root_is_read(root: Path, path: str) -> None:
     (root / "link.jpg").symlink_to("../outside/secret.jpg")
@@ -265,7 +273,14 @@ def test_no_descriptor_leaks(root: Path) -> None:
 
     before = open_descriptors()
     for _ in range(5):
-        for path, limit in (("sub/a.jpg", 10), ("sub/a.jpg", 1), ("pipe.jpg", 10), ("out.jpg", 10), ("sub", 10), ("none", 10)):
+        for path, limit in (
+            ("sub/a.jpg", 10),
+            ("sub/a.jpg", 1),
+            ("pipe.jpg", 10),
+            ("out.jpg", 10),
+            ("sub", 10),
+            ("none", 10),
+        ):
             try:
                 read(root, path, limit)
             except ImageError:

@@ -99,7 +99,20 @@ def test_odd_names(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_by_name_is_counted(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "b.txt", "c.TXT", "d.json", "README", ".jpg", "jpg", "e.jpg.bak", "._a.jpg", "sub/._b.png", "e.JPG")
+    touch(
+        tmp_path,
+        "a.jpg",
+        "b.txt",
+        "c.TXT",
+        "d.json",
+        "README",
+        ".jpg",
+        "jpg",
+        "e.jpg.bak",
+        "._a.jpg",
+        "sub/._b.png",
+        "e.JPG",
+    )
     os.mkfifo(tmp_path / "pipe.jpg")
     with socket.socket(socket.AF_UNIX) as server:
         here = Path.cwd()
@@ -114,7 +127,9 @@ def test_what_is_no_image_by_name_is_counted(tmp_path: Path) -> None:
         {".txt": 2, ".json": 1, "no suffix": 3, ".bak": 1, "AppleDouble file": 2, "special file": 2}
     )
     found, report = folder(tmp_path, every_file=True)
-    assert found == sorted([b"a.jpg", b"b.txt", b"c.TXT", b"d.json", b"README", b".jpg", b"jpg", b"e.jpg.bak", b"e.JPG"])
+    assert found == sorted(
+        [b"a.jpg", b"b.txt", b"c.TXT", b"d.json", b"README", b".jpg", b"jpg", b"e.jpg.bak", b"e.JPG"]
+    )
     assert report.skipped == Counter({"AppleDouble file": 2, "special file": 2})
 
 
@@ -149,7 +164,12 @@ def test_folders_that_cannot_be_listed_are_reported() -> None:
         finally:
             (root / "b").chmod(0o755)
     # The list goes on after a folder that it cannot enter.
-    assert lines == ["s/a/1.jpg", "s/c/3.jpg", f"error {root}/b: Permission denied", f"error {root}/p%25%FF: Permission denied"]
+    assert lines == [
+        "s/a/1.jpg",
+        "s/c/3.jpg",
+        f"error {root}/b: Permission denied",
+        f"error {root}/p%25%FF: Permission denied",
+    ]
 
 
 def test_a_folder_that_vanishes_is_reported(tmp_path: Path) -> None:

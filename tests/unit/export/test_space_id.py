@@ -12,14 +12,23 @@ import torch
 from mcip_qdrant.export.space_id import space_id
 from mcip_qdrant.manifest import Preprocess, TokenizerConfig
 
-TENSORS = {"visual.w": torch.arange(6.0).reshape(2, 3), "text_projection": torch.ones(3), "logit_scale": torch.tensor(4.6)}
+TENSORS = {
+    "visual.w": torch.arange(6.0).reshape(2, 3),
+    "text_projection": torch.ones(3),
+    "logit_scale": torch.tensor(4.6),
+}
 PREPROCESS = Preprocess(size=(64, 64), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-TOKENIZER = TokenizerConfig(context_length=77, cleaning="lower", pad_id=0, vocab_size=100, digest="d" * 64, sha256="f" * 64)
+TOKENIZER = TokenizerConfig(
+    context_length=77, cleaning="lower", pad_id=0, vocab_size=100, digest="d" * 64, sha256="f" * 64
+)
 ARCHITECTURE = {"embed_dim": 3, "activation": "gelu"}
 
 
 def identity(
-    tensors: Any = TENSORS, architecture: Any = ARCHITECTURE, preprocess: Preprocess = PREPROCESS, tokenizer: TokenizerConfig = TOKENIZER
+    tensors: Any = TENSORS,
+    architecture: Any = ARCHITECTURE,
+    preprocess: Preprocess = PREPROCESS,
+    tokenizer: TokenizerConfig = TOKENIZER,
 ) -> str:
     return space_id(tensors, architecture, preprocess, tokenizer)
 
@@ -46,7 +55,13 @@ def test_value_is_pinned() -> None:
     [
         lambda: identity(dict(reversed(TENSORS.items()))),
         lambda: identity({**TENSORS, "logit_scale": torch.tensor(1.0), "logit_bias": torch.tensor(-10.0)}),
-        lambda: identity({**TENSORS, "visual.w": torch.arange(6.0).reshape(3, 2).t().contiguous().t().reshape(2, 3) * 0 + TENSORS["visual.w"]}),
+        lambda: identity(
+            {
+                **TENSORS,
+                "visual.w": torch.arange(6.0).reshape(3, 2).t().contiguous().t().reshape(2, 3) * 0
+                + TENSORS["visual.w"],
+            }
+        ),
         lambda: identity(tokenizer=replace(TOKENIZER, sha256="0" * 64)),
     ],
     ids=["order", "logit scale and bias", "memory layout", "tokenizer file's own bytes"],

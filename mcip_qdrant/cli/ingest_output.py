@@ -1,0 +1,120 @@
+"""What `mcip-qdrant ingest` shows: progress and interruption on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from tqdm import tqdm
+
+from mcip_qdrant.cli.options import on_one_line
+
+if TYPE_CHECKING:
+    from mcip_qdrant.ingest import IngestResult
+    from mcip_qdrant.report import RunReport
+    from mcip_qdrant.source import Source
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """The first Ctrl-C lets the batch in hand finish; the second one ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: object) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, None)
+        stop.set()
+        click.echo("\nstopping after the batch in hand (again: at once) …", err=True)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class ProgressBar:
+    """A bar with images/s, time left and the share of each stage. The total is counted by a thread while the run goes."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._bar: Any = tqdm(unit="img", file=sys.stderr, dynamic_ncols=True, desc="ingest")
+        self._total: int | None = None
+        self._counting = threading.Event()
+
+    def __enter__(self) -> ProgressBar:
+        if self._source.complete:
+            threading.Thread(target=self._count, daemon=True, name="count").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._counting.set()
+        self._bar.refresh()
+        self._bar.close()
+
+    def _count(self) -> None:
+        from mcip_qdrant.source import ListingReport
+
+        total = 0
+        for _ in self._source(ListingReport()):
+            total += 1
+            if self._counting.is_set():
+                return
+        self._total = total
+
+    def __call__(self, report: RunReport) -> None:
+        self._bar.total = self._total
+        shares = " ".join(f"{stage} {share:.0%}" for stage, share in report.shares().items())
+        self._bar.set_postfix_str(f"failed {report.failed}, {shares}", refresh=False)
+        self._bar.update(report.done - self._bar.n)
+
+
+def print_result(result: IngestResult, failures_file: Path, as_json: bool) -> None:
+    report, listing = result.report, result.listing
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "run_id": result.run_id,
+                    "submitted": report.submitted,
+                    "embedded": report.embedded,
+                    "replaced": report.replaced,
+                    "unchanged": report.unchanged,
+                    "updated": report.updated,
+                    "failed": report.failed,
+                    "pruned": result.pruned,
+                    "interrupted": report.interrupted,
+                    "points": result.points,
+                    "failures_file": str(failures_file),
+                    "listing_errors": listing.errors,
+                    "skipped": dict(listing.skipped),
+                    "stage_seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
+                },
+                ensure_ascii=False,
+                indent=2,
+            )
+        )
+        return
+    click.echo(
+        f"{report.embedded} embedded ({report.replaced} of them replaced), {report.unchanged} unchanged"
+        f"{f' ({report.updated} with new columns)' if report.updated else ''}, {report.failed} failed"
+        f"{f', {result.pruned} pruned' if result.pruned else ''}; the collection holds {result.points} points"
+    )
+    for error in listing.errors:
+        click.echo(f"not listed: {error}", err=True)
+    if listing.skipped:
+        click.echo(
+            "skipped, not images by name: "
+            + ", ".join(f"{count} {kind}" for kind, count in listing.skipped.most_common())
+        )
+    if report.failed:
+        click.echo(f"failed images are listed in {failures_file}")

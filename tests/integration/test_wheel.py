@@ -1,0 +1,119 @@
+"""What users install: a wheel built from a copy, with only `[cpu]`, in a clean environment, run from outside the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("export", "verify", "inspect", "ingest", "search", "adopt")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Install the wheel; returns a function that runs the environment's Python from an empty folder."""
+    work = tmp_path_factory.mktemp("wheel")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in tracked.stdout.splitlines():
+        if (
+            name.startswith(("mcip_qdrant/", "export/", "workers/", "pyproject.toml", "README.md", "LICENSE"))
+            and (ROOT / name).is_file()
+        ):
+            (work / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, work / "copy" / name)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", work / "dist", work / "copy"],
+        check=True,
+        capture_output=True,
+    )
+    wheel = next((work / "dist").glob("*.whl"))
+    venv.create(work / "venv", with_pip=True)
+    python = work / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]"], check=True, capture_output=True)
+    (work / "elsewhere").mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MCIP_"))}
+
+    def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, *map(str, arguments)],
+            cwd=work / "elsewhere",
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=check,
+        )
+
+    return run
+
+
+def test_nothing_heavy_and_no_stray_top_level_module(installed: Run) -> None:
+    code = "import importlib.util as u; print([n for n in %r if u.find_spec(n)])"
+    absent = (
+        "torch",
+        "open_clip",
+        "transformers",
+        "celery",
+        "redis",
+        "onnx",
+        "export",
+        "workers",
+        "tests",
+        "demo",
+        "benchmarks",
+    )
+    assert installed("-c", code % (absent,)).stdout.strip() == "[]"
+    present = ("mcip_qdrant", "mcip_qdrant.export", "mcip_qdrant.workers", "onnxruntime")
+    assert installed("-c", code % (present,)).stdout.strip() == str(list(present))
+    assert (
+        installed(
+            "-c",
+            "import mcip_qdrant, pathlib; print((pathlib.Path(mcip_qdrant.__file__).parent / 'py.typed').exists())",
+        ).stdout.strip()
+        == "True"
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_works(installed: Run, command: str) -> None:
+    shown = installed("-m", "mcip_qdrant", command, "--help").stdout
+    assert f"mcip-qdrant {command}" in shown
+    assert "--help" in shown
+
+
+def test_the_group_lists_every_command(installed: Run) -> None:
+    shown = installed("-m", "mcip_qdrant", "--help").stdout
+    assert all(f"  {command} " in shown for command in COMMANDS)
+
+
+def test_a_missing_extra_is_named(installed: Run) -> None:
+    done = installed(
+        "-m", "mcip_qdrant", "export", "--model", "ViT-B-32", "--checkpoint", "x", "--output", "y", check=False
+    )
+    assert done.returncode == 4
+    assert 'pip install "mcip-qdrant[cpu,export]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_works_there(installed: Run, clip: object, tmp_path: Path) -> None:
+    """Ingest and search with the light install alone."""
+    from photos import write_archive
+
+    write_archive(tmp_path / "photos", 6)
+    where = ("--bundle", clip.folder, "--qdrant", tmp_path / "qdrant")  # type: ignore[attr-defined]
+    done = installed("-m", "mcip_qdrant", "ingest", tmp_path / "photos", *where, "--failures", tmp_path / "f.jsonl")
+    assert done.stdout.startswith("6 embedded")
+    found = installed(
+        "-m", "mcip_qdrant", "search", *where, "--image", tmp_path / "photos" / "photo-0003.jpg", "--limit", 1
+    )
+    assert "photo-0003.jpg" in found.stdout

@@ -1,0 +1,87 @@
+"""Imports go `export -> mcip_qdrant <- workers`, and heavy libraries stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"torch", "torchvision", "open_clip", "transformers", "timm", "onnx", "onnxscript", "safetensors"}
+LAYERS = {
+    # module -> layer; a module imports only from lower layers (same-layer imports would make cycles possible).
+    **dict.fromkeys(("errors", "cpus"), 0),
+    **dict.fromkeys(("manifest", "keys", "report"), 1),
+    **dict.fromkeys(("preprocess", "tokenizer", "session", "store", "source", "read", "failures"), 2),
+    **dict.fromkeys(("decode", "collection", "points", "sink"), 3),
+    **dict.fromkeys(("golden", "columns", "prune", "pipeline"), 4),
+    "bundle": 5,
+    "encoder": 6,
+    **dict.fromkeys(("verify", "query"), 7),
+    **dict.fromkeys(("search", "ingest"), 8),
+    "sheet": 9,
+}
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            raise AssertionError(f"{path}: relative import; say the whole name")
+    return found
+
+
+def _modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+CORE = [path for path in _modules("mcip_qdrant") if "cli" not in path.parts]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_core_imports_neither_export_nor_workers_nor_anything_heavy(path: Path) -> None:
+    names = _imports(path)
+    assert (
+        not {
+            name for name in names if name.startswith(("mcip_qdrant.export", "mcip_qdrant.workers", "mcip_qdrant.cli"))
+        }
+        or path.stem == "__main__"
+    )
+    assert not {name.split(".")[0] for name in names} & (HEAVY | {"celery", "kombu", "redis", "workers", "export"})
+
+
+@pytest.mark.parametrize("path", _modules("workers"), ids=lambda path: path.stem)
+def test_workers_know_neither_torch_nor_export(path: Path) -> None:
+    names = _imports(path)
+    assert not {name.split(".")[0] for name in names} & HEAVY
+    assert not {name for name in names if name.startswith("mcip_qdrant.export")}
+
+
+@pytest.mark.parametrize("path", _modules("export"), ids=lambda path: path.stem)
+def test_export_does_not_know_workers(path: Path) -> None:
+    assert not {
+        name for name in _imports(path) if name.startswith(("mcip_qdrant.workers", "mcip_qdrant.cli", "export"))
+    }
+
+
+def test_every_core_module_has_a_layer() -> None:
+    assert {path.stem for path in CORE} - {"__init__", "__main__"} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", [path for path in CORE if path.stem in LAYERS], ids=lambda path: path.stem)
+def test_data_flows_one_way(path: Path) -> None:
+    below = {name.split(".")[1] for name in _imports(path) if name.startswith("mcip_qdrant.")}
+    wrong = {name for name in below if LAYERS.get(name, -1) >= LAYERS[path.stem]}
+    assert not wrong, f"{path.stem} (layer {LAYERS[path.stem]}) imports {wrong}"
+
+
+@pytest.mark.parametrize("folder", ["mcip_qdrant", "export", "workers"])
+def test_modules_stay_readable(folder: str) -> None:
+    long = {path.name: lines for path in _modules(folder) if (lines := len(path.read_text().splitlines())) > 300}
+    assert not long, f"split these before a second job arrives: {long}"
