@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32,fp16")
     parser.add_argument("presets", nargs="*", default=PRESETS)
     options = parser.parse_args()
-    from siglip_tokenizer import write_tokenizer_folder
+    from tokenizer_texts import write_siglip_style
 
     from mcip_qdrant.export.presets import PRESETS as KNOWN
 
@@ -58,7 +58,7 @@ def main() -> int:
             )
             tokenizer = []
             if "siglip" in preset:
-                write_tokenizer_folder(work / "tokenizer")
+                write_siglip_style(work / "tokenizer")
                 tokenizer = ["--tokenizer", str(work / "tokenizer")]
             start = time.perf_counter()
             done = subprocess.run(

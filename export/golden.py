@@ -23,6 +23,8 @@ from mcip_qdrant.verify import Progress, encode_in_batches
 COUNT = 64
 # Small and odd, wide and tall: preprocessing must enlarge, shrink and crop. A square picture cannot show a wrong resize mode.
 _SIZES = ((97, 61), (160, 120), (120, 160), (64, 64), (31, 200), (333, 250), (251, 401), (640, 480))
+# Tall enough for the order of resize passes, which changed with Pillow 13, to show in the pixels.
+_TALL = (400, 1300)
 _MODES = ("RGB", "RGB", "RGB", "L", "RGBA", "P", "LA", "RGB")
 
 
@@ -78,7 +80,7 @@ def _reference(encode: Callable[..., torch.Tensor]) -> Callable[[NDArray[np.gene
 def picture(index: int) -> bytes:
     """One generated picture as PNG: smooth colours, hard edges and grain, in several sizes and pixel formats."""
     rng = np.random.default_rng(1000 + index)
-    width, height = _SIZES[index % len(_SIZES)]
+    width, height = _TALL if index == COUNT - 1 else _SIZES[index % len(_SIZES)]
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     waves = [np.sin(x * rng.uniform(1, 25) + y * rng.uniform(1, 25) + rng.uniform(0, 6)) for _ in range(3)]
     base = np.stack(waves, axis=-1) * rng.uniform(30, 90) + rng.uniform(60, 190, size=3)

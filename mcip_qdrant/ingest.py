@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -45,12 +46,13 @@ class IngestOptions:
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """Outcome of a run, for people and for `--json`."""
+    """Outcome of a run, for people and for `--json`. `prune_refused` says why nothing was pruned, if it was asked for."""
 
     run_id: str
     report: RunReport
     listing: ListingReport
     pruned: int
+    prune_refused: str | None
     collection_created: bool
     points: int
 
@@ -72,26 +74,38 @@ def ingest(
 
     Raises:
         ConfigurationError: the collection belongs to another model or to nobody.
-        SourceError: the source name stands for another folder, no image was found, or pruning was refused.
+        SourceError: the source name stands for another folder, or no image was found.
         StoreError: Qdrant refused or stayed away.
     """
     hooks = hooks or Hooks()
     if options.prune and not source.complete:
         raise SourceError("--prune needs a folder: a list does not say which images are gone")
+    listing, seen = ListingReport(), SeenImages()
+    refs = _references(source, listing, may_be_empty=options.prune or not source.complete)
     created = ensure_collection(store, options.collection, bundle.manifest, options.indexes)
     register_source(store, options.collection, source.name, source.root, moved=options.source_moved)
     run_id = new_run_id()
     settings = _pipeline_settings(source, bundle, encoder, options, run_id)
     sink = QdrantSink(store, options.collection)
-    listing, seen = ListingReport(), SeenImages()
-    refs = source(listing)
     report = pipeline.run(seen.watch(refs) if options.prune else refs, encoder, sink, settings, hooks)
-    pruned = 0
+    pruned, refused = 0, None
     if options.prune and not report.interrupted:
-        pruned = prune(sink, source.name, seen, listing, confirmed=options.confirmed)
-    if report.submitted == 0 and source.complete and not report.interrupted:
+        try:
+            pruned = prune(sink, source.name, seen, listing, confirmed=options.confirmed)
+        except SourceError as exc:
+            refused = str(exc)
+    return IngestResult(run_id, report, listing, pruned, refused, created, sink.count())
+
+
+def _references(source: Source, listing: ListingReport, *, may_be_empty: bool) -> Iterator[ImageRef]:
+    """List the source; a folder without any image is told before a collection is made or a source name is taken."""
+    refs = source(listing)
+    if may_be_empty:
+        return refs
+    first = next(refs, None)
+    if first is None:
         raise SourceError(_nothing_found(source, listing))
-    return IngestResult(run_id, report, listing, pruned, created, sink.count())
+    return itertools.chain([first], refs)
 
 
 def _pipeline_settings(

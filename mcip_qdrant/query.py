@@ -80,6 +80,11 @@ class QueryEncoder:
             raise InvalidQueryError("texts() takes a list of texts; for one text use text()")
         if not texts or not all(text.strip() for text in texts):
             raise InvalidQueryError("a query text must not be empty")
+        for text in texts:
+            if any("\ud800" <= char <= "\udfff" for char in text):
+                raise InvalidQueryError(
+                    f"{text!r} is not valid text: it holds bytes that are not UTF-8, or half a character"
+                )
         encoder = self._text_encoder()
         parts = [encoder.encode(texts[start : start + _BATCH * 4]) for start in range(0, len(texts), _BATCH * 4)]
         return np.concatenate(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def choose_provider(device: Device) -> str:
     return CUDA_PROVIDER if device.kind == "auto" and has_cuda and _cuda_starts(device.index) else CPU_PROVIDER
 
 
+@cache
 def _cuda_starts(index: int) -> bool:
     runtime = _runtime()
     runtime.preload_dlls()

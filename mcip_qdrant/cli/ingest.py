@@ -161,6 +161,8 @@ def ingest_command(
         raise click.UsageError("give a FOLDER, or paths with --list FILE")
     if prune and list_file is not None:
         raise click.UsageError("--prune needs a folder: a list does not say which images are gone")
+    if null_separated and list_file is None:
+        raise click.UsageError("-0 says how the paths of --list are separated; there is no --list")
     from mcip_qdrant.bundle import Bundle
     from mcip_qdrant.columns import Columns
     from mcip_qdrant.decode import DecodeLimits
@@ -195,7 +197,7 @@ def ingest_command(
         decode_threads=decode_threads,
         columns=columns,
     )
-    store = connect(location)
+    store = connect(location, create=True)
     try:
         with FailureFile(failures_file) as failures, stop_on_interrupt() as stop, ProgressBar(source) as progress:
             hooks = Hooks(on_progress=progress, on_failure=failures.write, should_stop=stop.is_set)

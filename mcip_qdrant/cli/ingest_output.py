@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mcip_qdrant.source import Source
 
 
+_STOPPING = "\nstopping after the batch in hand (again: at once) …\n".encode()
+
+
 @contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
     """The first Ctrl-C lets the batch in hand finish; the second one ends the process at once."""
@@ -32,7 +35,8 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
         if stop.is_set():
             signal.default_int_handler(number, None)
         stop.set()
-        click.echo("\nstopping after the batch in hand (again: at once) …", err=True)
+        # Not through sys.stderr: the signal may have come in the middle of a write to it.
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _STOPPING)
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -92,6 +96,7 @@ def print_result(result: IngestResult, failures_file: Path, as_json: bool) -> No
                     "updated": report.updated,
                     "failed": report.failed,
                     "pruned": result.pruned,
+                    "prune_refused": result.prune_refused,
                     "interrupted": report.interrupted,
                     "points": result.points,
                     "failures_file": str(failures_file),
@@ -110,11 +115,11 @@ def print_result(result: IngestResult, failures_file: Path, as_json: bool) -> No
         f"{f', {result.pruned} pruned' if result.pruned else ''}; the collection holds {result.points} points"
     )
     for error in listing.errors:
-        click.echo(f"not listed: {error}", err=True)
+        click.echo(f"not listed: {on_one_line(error)}", err=True)
     if listing.skipped:
         click.echo(
             "skipped, not images by name: "
-            + ", ".join(f"{count} {kind}" for kind, count in listing.skipped.most_common())
+            + ", ".join(f"{count} {on_one_line(kind)}" for kind, count in listing.skipped.most_common())
         )
     if report.failed:
         click.echo(f"failed images are listed in {failures_file}")

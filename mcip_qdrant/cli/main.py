@@ -69,11 +69,12 @@ def main() -> None:
         # The reader of our output (head, less) went away: that is its right.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except McipError as exc:
+    except (McipError, OSError) as exc:
+        # OSError: what only this machine can cause anywhere, such as a disk that is full while failures are written.
         if "-v" in sys.argv[1:2] or "--verbose" in sys.argv[1:2]:
             logging.getLogger(__name__).exception("traceback of the error below")
         click.echo(f"mcip-qdrant: {exc}", err=True)
-        sys.exit(exc.exit_code)
+        sys.exit(exc.exit_code if isinstance(exc, McipError) else 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

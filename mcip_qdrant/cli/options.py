@@ -100,11 +100,28 @@ def api_key() -> str | None:
         raise ConfigurationError(f"MCIP_QDRANT_API_KEY_FILE={path} cannot be read: {exc}") from exc
 
 
-def connect(location: str) -> Store:
-    """Open the store that `--qdrant` names."""
+def connect(location: str, *, create: bool = False) -> Store:
+    """Open the store that `--qdrant` names.
+
+    Args:
+        create: make the embedded folder where there is none; for commands that only read, a missing one is a mistyped path.
+
+    Raises:
+        StoreError: no such folder, or it cannot be opened.
+    """
+    from mcip_qdrant.errors import StoreError
     from mcip_qdrant.store import open_store
 
+    if not create and "://" not in location and not Path(location).exists():
+        raise StoreError(
+            f"--qdrant {location}: no such folder. Fill one first: mcip-qdrant ingest FOLDER --qdrant {location}"
+        )
     return open_store(location, api_key=api_key())
+
+
+def on_one_line(text: str) -> str:
+    """Text from file names, made safe to print: a name may hold newlines and terminal escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def say_device(provider: str, device: str) -> None:

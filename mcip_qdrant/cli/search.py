@@ -12,7 +12,9 @@ from mcip_qdrant.cli.options import (
     connect,
     device_option,
     json_option,
+    on_one_line,
     precision_option,
+    say_device,
     store_options,
 )
 from mcip_qdrant.manifest import Precision
@@ -56,8 +58,11 @@ def search_command(
         raise click.UsageError("give exactly one of --text, --image and --like")
     from mcip_qdrant.query import QueryEncoder, rgb_image
     from mcip_qdrant.search import ImageCollection
+    from mcip_qdrant.session import Device, choose_provider
 
     encoder = QueryEncoder.open(bundle_path, device=device, precision=precision)
+    if like is None:
+        say_device(choose_provider(Device.parse(device)), device)
     store = connect(location)
     try:
         searching = ImageCollection(store.client, collection, encoder)
@@ -69,7 +74,7 @@ def search_command(
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
     else:
         for hit in hits:
-            click.echo(f"{hit.score:.4f}  {hit.id}  {hit.uri}")
+            click.echo(f"{hit.score:.4f}  {hit.id}  {on_one_line(hit.uri)}")
         if not hits:
             click.echo(f"no hits: collection {collection!r} is empty", err=True)
     if sheet is not None:

@@ -26,11 +26,14 @@ def verify_command(directory: Path, device: str, precision: Precision | None, as
     Runs the graphs that --device would use. Exit code 4 if anything differs; the file or golden item is named.
     """
     from mcip_qdrant.bundle import Bundle
+    from mcip_qdrant.golden import FILE as GOLDEN_FILE
     from mcip_qdrant.session import Device
     from mcip_qdrant.verify import require, verify
 
     bundle = Bundle.open(directory)
-    total = sum(size for graph in bundle.manifest.graphs for size in graph.bytes.values())
+    files = {name for graph in bundle.manifest.graphs for name in graph.bytes}
+    files |= {bundle.manifest.tokenizer.file, GOLDEN_FILE}
+    total = sum((directory / name).stat().st_size for name in files if (directory / name).is_file())
     with tqdm(total=total, desc="hashes", unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True) as bar:
         bundle.check_hashes(on_bytes=bar.update)
     with tqdm(desc="golden vectors", unit="item", total=128, file=sys.stderr, dynamic_ncols=True) as bar:

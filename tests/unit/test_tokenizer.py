@@ -26,11 +26,11 @@ CONFIG = TokenizerConfig(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    backend = tokenizers.Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    backend = tokenizers.Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))  # noqa: S106
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
     backend.enable_truncation(LENGTH)
-    backend.enable_padding(length=LENGTH, pad_id=PAD, pad_token="<pad>")
+    backend.enable_padding(length=LENGTH, pad_id=PAD, pad_token="<pad>")  # noqa: S106
     backend.save(str(tmp_path / CONFIG.file))
     return tmp_path
 
@@ -133,13 +133,17 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         Tokenizer.open(folder, CONFIG)
 
 
-@pytest.mark.parametrize("config", [replace(CONFIG, context_length=6), replace(CONFIG, pad_id=1)], ids=["length", "pad"])
+@pytest.mark.parametrize(
+    "config", [replace(CONFIG, context_length=6), replace(CONFIG, pad_id=1)], ids=["length", "pad"]
+)
 def test_a_file_made_for_another_manifest_is_refused(folder: Path, config: TokenizerConfig) -> None:
     with pytest.raises(BundleError, match="the manifest says"):
         Tokenizer.open(folder, config)
 
 
 def test_neither_torch_nor_open_clip_is_imported() -> None:
-    code = "import sys, mcip_qdrant.tokenizer; print(*sorted({'torch', 'open_clip', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, mcip_qdrant.tokenizer; print(*sorted({'torch', 'open_clip', 'transformers'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
