@@ -94,16 +94,12 @@ def write_siglip_style(folder: Path, *, size: int = 1000) -> Path:
 
     trained = Tokenizer(models.Unigram())
     trained.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=size,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        show_progress=False,  # noqa: S106
-    )
+    markers = _, end, unknown = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=markers, unk_token=unknown, show_progress=False)
     words = " ".join(clean(text, "canonicalize") for text in hard_texts(1_000)).split()
     # Characters outside the trained alphabet must exist: they become the unknown token.
     trained.train_from_iterator([word for word in words if max(word) < "\u0600"] * 3, trainer)
     pieces = [(str(piece), float(score)) for piece, score in json.loads(trained.to_str())["model"]["vocab"]]
-    made = transformers.T5TokenizerFast(vocab=pieces[:size], extra_ids=0, pad_token="</s>")  # noqa: S106
+    made = transformers.T5TokenizerFast(vocab=pieces[:size], extra_ids=0, pad_token=end)
     made.save_pretrained(folder)
     return folder

@@ -24,13 +24,13 @@ def inspect_command(directory: Path, as_json: bool) -> None:
 def _summary(manifest: Manifest) -> list[str]:
     preprocess, tokenizer = manifest.preprocess, manifest.tokenizer
     height, width = preprocess.size
+    normalisation = f"mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)} (folded into the graph)"
     lines = [
         f"model        {manifest.model} ({manifest.activation}), {manifest.embedding_dim} dimensions",
         f"space_id     {manifest.space_id}",
         f"source       {', '.join(f'{name} {value}' for name, value in manifest.source.items())}",
         f"created      {manifest.created_at}",
-        f"images       {width}x{height}, {preprocess.resize_mode}, {preprocess.interpolation}, "
-        f"mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)} (folded into the graph)",
+        f"images       {width}x{height}, {preprocess.resize_mode}, {preprocess.interpolation}, {normalisation}",
         f"text         {tokenizer.context_length} tokens, vocabulary {tokenizer.vocab_size}, cleaning {tokenizer.cleaning}",
         f"tools        {', '.join(f'{name} {value}' for name, value in manifest.tools.items())}",
         "",

@@ -13,6 +13,7 @@ from conftest import Exported
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from photos import photo_paths
 from PIL import Image
+from tokenizer_texts import write_siglip_style
 
 from mcip_qdrant.encoder import EncoderSettings, ImageEncoder, TextEncoder
 from mcip_qdrant.export.bundle_writer import ExportRequest, export_bundle
@@ -135,3 +136,32 @@ def test_external_data_and_a_resnet(tmp_path: Path) -> None:
         assert (bundle.directory / graph.file).stat().st_size < (bundle.directory / f"{graph.file}.data").stat().st_size
     bundle.check_hashes()
     assert ImageEncoder(bundle, CPU).encode(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2, 32)
+
+
+def test_siglip_style_model_end_to_end(tmp_path: Path) -> None:
+    """Squash, mean 0.5, attention pooling, a Hugging Face tokenizer from a folder, no causal mask."""
+    from mcip_qdrant.export.architecture import resolve_architecture
+    from mcip_qdrant.export.reference_tokenizer import load_reference_tokenizer
+
+    name = models.write_config(tmp_path / "siglip", models.TINY_SIGLIP, models.SIGLIP_PREPROCESS)
+    folder = write_siglip_style(tmp_path / "tokenizer", size=1000)
+    model = models.random_model(name)
+    checkpoint = models.save_checkpoint(model, tmp_path / "s.safetensors", form="safetensors")
+    export_bundle(
+        ExportRequest(
+            model=name, checkpoint=checkpoint, tokenizer=folder, output=tmp_path / "b", precisions=("fp32", "fp16", "int8")
+        )
+    )
+    encoder = QueryEncoder.open(tmp_path / "b", device="cpu")
+    manifest = encoder.bundle.manifest
+    assert (manifest.preprocess.resize_mode, manifest.preprocess.mean) == ("squash", (0.5, 0.5, 0.5))
+    assert (manifest.tokenizer.cleaning, manifest.tokenizer.context_length) == ("canonicalize", 64)
+    reference = load_reference_tokenizer(name, resolve_architecture(name).text_config, folder)
+    texts = ["A photo, of: a CAT!", "two_dogs", "x" * 300, "the sea"]
+    transform = image_transform_v2(PreprocessCfg(size=160, **models.SIGLIP_PREPROCESS), is_train=False)
+    with torch.inference_mode():
+        expected_texts = model.encode_text(reference(texts), normalize=True).numpy()
+        pictures = torch.stack([transform(Image.open(path).convert("RGB")) for path in photo_paths()])
+        expected_images = model.encode_image(pictures, normalize=True).numpy()
+    assert _cosine(encoder.texts(texts), expected_texts) >= 0.99999
+    assert _cosine(encoder.images(list(photo_paths())), expected_images) >= 0.99999

@@ -1,0 +1,68 @@
+"""An archive that was ingested once, for tests that only look at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cli_support import Done, run
+from conftest import Exported
+from photos import photo_paths, write_archive
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Library:
+    """A folder of photographs, the embedded collection that holds them, and what `ingest --json` said."""
+
+    folder: Path
+    qdrant: Path
+    bundle: Path
+    said: Done
+
+    @property
+    def where(self) -> tuple[object, ...]:
+        """Flags that name it."""
+        return ("--bundle", self.bundle, "--qdrant", self.qdrant)
+
+
+@pytest.fixture(scope="session")
+def library(clip: Exported, workshop: Path) -> Library:
+    """43 photographs: 39 in the root, the same name in two folders, one turned by EXIF, one PNG with alpha. Look only."""
+    home = workshop / "library"
+    folder = home / "photos"
+    names = write_archive(folder, 41)
+    for name, year in zip(names[39:], ("2019", "2020"), strict=True):
+        (folder / year / "deep").mkdir(parents=True)
+        name.rename(folder / year / "deep" / "IMG_0001.jpg")
+    upright = Image.open(photo_paths()[4]).convert("RGB").resize((120, 80))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after turning clockwise: 80 wide, 120 high
+    upright.save(folder / "turned.jpg", exif=exif)
+    see_through = Image.open(photo_paths()[5]).convert("RGB").resize((70, 90))
+    see_through.putalpha(Image.radial_gradient("L").resize((70, 90)))
+    see_through.save(folder / "alpha.PNG")
+    (folder / "notes.txt").write_text("no image\n")
+    os.utime(folder / "alpha.PNG", ns=(0, 1_234_567_890_123_456_789))
+    (home / "tags.csv").write_text("path,year,tag\n2019/deep/IMG_0001.jpg,2019,007\nphoto-0000.jpg,,x\nnot-there.jpg,1,y\n")
+    said = run(
+        "ingest", folder, "--bundle", clip.folder, "--qdrant", home / "qdrant", "--columns", home / "tags.csv", "--json", cwd=home
+    )
+    return Library(folder, home / "qdrant", clip.folder, said)
+
+
+@pytest.fixture
+def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that other users may enter (pytest's own they may not)."""
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp()).resolve()
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
