@@ -63,7 +63,8 @@ class GoldenSet:
         """
         path = directory / FILE
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # A stream of our own: numpy leaves its file open where the archive is damaged.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 png = stored["png"].tobytes()
                 offsets = stored["png_offsets"]
                 return cls(

@@ -167,6 +167,8 @@ class Manifest:
         try:
             raw["preprocess"] = _build(Preprocess, raw["preprocess"])
             raw["tokenizer"] = _build(TokenizerConfig, raw["tokenizer"])
+            if not isinstance(raw["graphs"], list):
+                raise BundleError("manifest: graphs is not a list")
             raw["graphs"] = tuple(
                 _build(Graph, {**graph, "parity": _build(Parity, graph["parity"])}) for graph in raw["graphs"]
             )

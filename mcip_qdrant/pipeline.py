@@ -21,7 +21,7 @@ from mcip_qdrant.decode import DecodeLimits, decode
 from mcip_qdrant.errors import ImageError, Reason
 from mcip_qdrant.keys import ImageRef
 from mcip_qdrant.manifest import Preprocess
-from mcip_qdrant.points import PreparedImage, RunStamp, payload, same_file
+from mcip_qdrant.points import PreparedImage, RunStamp, image_uri, payload, same_file
 from mcip_qdrant.preprocess import preprocess
 from mcip_qdrant.read import read_image, stat_image
 from mcip_qdrant.report import DeadLetter, RunReport
@@ -87,6 +87,7 @@ class Hooks:
 class _Task:
     ref: ImageRef
     previous: Mapping[str, Any]
+    columns: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class _Run:
     def __init__(self, encoder: Encoder, sink: Sink, settings: PipelineSettings, hooks: Hooks) -> None:
         self.encoder, self.sink, self.settings, self.hooks = encoder, sink, settings, hooks
         self.report = RunReport()
-        self.batch: list[tuple[PreparedImage, Mapping[str, Any]]] = []
+        self.batch: list[tuple[PreparedImage, _Task]] = []
         self.writes: deque[tuple[Future[None], int, int]] = deque()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="upsert")
 
@@ -162,6 +163,8 @@ class _Run:
                 self.report.unchanged += unchanged
                 self.report.updated += len(changes)
                 self.hooks.on_progress(self.report)
+                if self._stopping():  # here, too: where every image is unchanged, no task ever comes out
+                    return
                 yield from tasks
 
     def _look_up(self, refs: list[ImageRef]) -> tuple[list[_Task], int, dict[str, dict[str, Any]]]:
@@ -169,19 +172,22 @@ class _Run:
         tasks, unchanged, changes = [], 0, {}
         for ref in refs:
             previous = known.get(ref.point_id)
+            task = _Task(ref, previous or {}, self.settings.columns(ref))
             if previous is None or self.settings.checksum or not same_file(previous, self._state(ref)):
-                tasks.append(_Task(ref, previous or {}))
+                tasks.append(task)
                 continue
             unchanged += 1
-            if fields := self._changed_columns(ref, previous):
+            if fields := self._changed_fields(task):
                 changes[ref.point_id] = fields
         return tasks, unchanged, changes
 
     def _state(self, ref: ImageRef) -> Any:
         return stat_image(self.settings.roots[ref.source], ref)
 
-    def _changed_columns(self, ref: ImageRef, previous: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in self.settings.columns(ref).items() if previous.get(name) != value}
+    def _changed_fields(self, task: _Task) -> dict[str, Any]:
+        """What an unchanged image's point must still learn: the user's new columns, and where a moved source lies now."""
+        fields = {**task.columns, "uri": image_uri(self.settings.roots[task.ref.source], task.ref)}
+        return {name: value for name, value in fields.items() if task.previous.get(name) != value}
 
     def _prepare(self, task: _Task) -> _Prepared:
         """Read, decode and preprocess one image; runs in a decode thread."""
@@ -204,12 +210,12 @@ class _Run:
     def _take(self, task: _Task, future: Future[_Prepared]) -> None:
         prepared = future.result()
         if isinstance(prepared, PreparedImage):
-            self.batch.append((prepared, task.previous))
+            self.batch.append((prepared, task))
             if len(self.batch) == self.settings.batch_size:
                 self._encode()
         elif isinstance(prepared, _Unchanged):
             self.report.unchanged += 1
-            if fields := self._changed_columns(task.ref, task.previous):
+            if fields := self._changed_fields(task):
                 self.sink.update_payloads({task.ref.point_id: fields})
                 self.report.updated += 1
             self.hooks.on_progress(self.report)
@@ -233,12 +239,12 @@ class _Run:
                 self._fail(DeadLetter(image.ref.key, Reason.NOT_FINITE, "the model gave NaN or infinity for it"))
         kept = list(itertools.compress(batch, good))
         if kept:
-            replaced = sum(1 for _, previous in kept if previous)
+            replaced = sum(1 for _, task in kept if task.previous)
             self.writes.append((self.writer.submit(self._write, kept, vectors[good]), len(kept), replaced))
         while self.writes and (len(self.writes) > 2 or self.writes[0][0].done()):
             self._settle_write()
 
-    def _write(self, batch: list[tuple[PreparedImage, Mapping[str, Any]]], vectors: NDArray[np.float32]) -> None:
+    def _write(self, batch: list[tuple[PreparedImage, _Task]], vectors: NDArray[np.float32]) -> None:
         settings = self.settings
         with self.report.timed("upsert"):
             payloads = [
@@ -246,10 +252,10 @@ class _Run:
                     image,
                     settings.roots[image.ref.source],
                     settings.stamp,
-                    columns=settings.columns(image.ref),
-                    previous=previous,
+                    columns=task.columns,
+                    previous=task.previous,
                 )
-                for image, previous in batch
+                for image, task in batch
             ]
             self.sink.upsert([image.ref.point_id for image, _ in batch], vectors, payloads)
 

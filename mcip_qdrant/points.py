@@ -70,7 +70,7 @@ def payload(
         **columns,
         "key": image.ref.key,
         "source": image.ref.source,
-        "uri": file_uri(os.path.join(os.fsencode(root), decode_path(image.ref.relative))),
+        "uri": image_uri(root, image.ref),
         "sha256": image.sha256,
         "width": image.width,
         "height": image.height,
@@ -81,6 +81,11 @@ def payload(
         "run_id": stamp.run_id,
         "decode": stamp.decode,
     }
+
+
+def image_uri(root: Path, ref: ImageRef) -> str:
+    """Where the image lies now."""
+    return file_uri(bytes(root / os.fsdecode(decode_path(ref.relative))))
 
 
 def same_file(previous: Mapping[str, Any], state: FileState | None) -> bool:

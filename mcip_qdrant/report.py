@@ -28,8 +28,8 @@ class DeadLetter:
 class RunReport:
     """Counts of one run. `submitted = embedded + unchanged + failed` once the run is complete.
 
-    `replaced` is the part of `embedded` whose point existed before; `updated` is the part of `unchanged` whose user columns
-    changed.
+    `replaced` is the part of `embedded` whose point existed before; `updated` is the part of `unchanged` that got
+    new payload fields: the user's columns, or the uri where the source moved.
     """
 
     submitted: int = 0

@@ -83,7 +83,7 @@ def vectors(records: Iterable[models.Record]) -> np.ndarray[Any, Any]:
     return np.asarray([record.vector for record in records], dtype=np.float32)
 
 
-SABOTAGE = '''
+SABOTAGE = """
 import os, sys
 
 WORD, COUNT, SIGNAL = os.environ["SABOTAGE"].split(":")
@@ -107,7 +107,7 @@ else:
         if f"{event} {arguments[0]}".endswith(WORD) if event in {"open", "os.rename", "sqlite3.connect"} else False:
             strike()
     sys.addaudithook(watch)
-'''
+"""
 
 
 def sabotage(folder: Path, word: str, count: int, number: signal.Signals) -> dict[str, str]:

@@ -111,7 +111,7 @@ def print_result(result: IngestResult, failures_file: Path, as_json: bool) -> No
         return
     click.echo(
         f"{report.embedded} embedded ({report.replaced} of them replaced), {report.unchanged} unchanged"
-        f"{f' ({report.updated} with new columns)' if report.updated else ''}, {report.failed} failed"
+        f"{f' ({report.updated} of them with new payload fields)' if report.updated else ''}, {report.failed} failed"
         f"{f', {result.pruned} pruned' if result.pruned else ''}; the collection holds {result.points} points"
     )
     for error in listing.errors:

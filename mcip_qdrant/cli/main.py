@@ -58,7 +58,7 @@ def main() -> None:
     """Run the command line and exit with one of the documented codes."""
     _prepare_process()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="mcip-qdrant", standalone_mode=False)
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)

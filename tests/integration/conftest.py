@@ -48,9 +48,20 @@ def library(clip: Exported, workshop: Path) -> Library:
     see_through.save(folder / "alpha.PNG")
     (folder / "notes.txt").write_text("no image\n")
     os.utime(folder / "alpha.PNG", ns=(0, 1_234_567_890_123_456_789))
-    (home / "tags.csv").write_text("path,year,tag\n2019/deep/IMG_0001.jpg,2019,007\nphoto-0000.jpg,,x\nnot-there.jpg,1,y\n")
+    (home / "tags.csv").write_text(
+        "path,year,tag\n2019/deep/IMG_0001.jpg,2019,007\nphoto-0000.jpg,,x\nnot-there.jpg,1,y\n"
+    )
     said = run(
-        "ingest", folder, "--bundle", clip.folder, "--qdrant", home / "qdrant", "--columns", home / "tags.csv", "--json", cwd=home
+        "ingest",
+        folder,
+        "--bundle",
+        clip.folder,
+        "--qdrant",
+        home / "qdrant",
+        "--columns",
+        home / "tags.csv",
+        "--json",
+        cwd=home,
     )
     return Library(folder, home / "qdrant", clip.folder, said)
 

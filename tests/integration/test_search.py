@@ -68,7 +68,9 @@ def test_vectors_and_rankings_are_torchs(
     asked = library.folder / "2020/deep/IMG_0001.jpg"
     queries = np.concatenate([_torch_texts(clip, TEXTS), _torch_images(clip, [asked])])
     flags = [("--text", text) for text in TEXTS] + [("--image", asked)]
-    for query, pair in zip(queries, flags, strict=True):  # one after the other: one process at a time may open the folder
+    for query, pair in zip(
+        queries, flags, strict=True
+    ):  # one after the other: one process at a time may open the folder
         said = run("search", *library.where, *pair, "--limit", 1000, "--json", cwd=tmp_path)
         _assert_ranked_as(said.json, {key: float(vector @ query) for key, vector in by_torch.items()})
     assert said.json[0]["payload"]["key"] == "photos/2020/deep/IMG_0001.jpg"
@@ -146,9 +148,10 @@ def test_searches_that_make_no_sense(library: Any, tmp_path: Path) -> None:
     # A mistyped path is told, not made.
     assert "no such folder" in refused(1, "--bundle", library.bundle, "--qdrant", "qdrnat", "--text", "a").err
     assert not (tmp_path / "qdrnat").exists()
-    assert "--sheet x/y.png: cannot be written" in run(
-        "search", *where, "--text", "a", "--sheet", "x/y.png", cwd=tmp_path, expect=1
-    ).err
+    assert (
+        "--sheet x/y.png: cannot be written"
+        in run("search", *where, "--text", "a", "--sheet", "x/y.png", cwd=tmp_path, expect=1).err
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -192,7 +195,7 @@ def test_each_query_loads_its_own_graph_only(library: Any, tmp_path: Path) -> No
     assert "textual.onnx" in run("search", "--bundle", image_only, *where, "--text", "a", cwd=tmp_path, expect=4).err
 
 
-BLOCKER = '''
+BLOCKER = """
 import sys
 
 class Blocker:
@@ -201,7 +204,7 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r} here", name=name)
 
 sys.meta_path.insert(0, Blocker())
-'''
+"""
 
 
 def test_without_torch(library: Any, tmp_path: Path) -> None:

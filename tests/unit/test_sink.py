@@ -73,9 +73,10 @@ def test_update_payloads_leaves_the_rest(sink: QdrantSink) -> None:
     assert sink.count() == 3
 
 
-def test_delete(sink: QdrantSink) -> None:
-    points = ids(1203)
-    sink.upsert(points, np.ones((1203, 3), np.float32), [{"source": "s"}] * 1203)
+def test_delete_in_batches(sink: QdrantSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcip_qdrant.sink._DELETE_BATCH", 10)
+    points = ids(33)
+    sink.upsert(points, np.ones((33, 3), np.float32), [{"source": "s"}] * 33)
     sink.delete(iter(points[1:]))
     assert set(sink.known(points)) == {points[0]}
     sink.delete(points[1:3])
@@ -83,12 +84,13 @@ def test_delete(sink: QdrantSink) -> None:
     assert sink.count() == 1
 
 
-def test_every_point_of_a_source_over_many_pages(sink: QdrantSink) -> None:
-    mine, others = ids(2001), ids(5, "t")
-    sink.upsert(mine, np.ones((2001, 3), np.float32), [{"source": "s", "key": f"s/{number}"} for number in range(2001)])
+def test_every_point_of_a_source_over_many_pages(sink: QdrantSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcip_qdrant.sink._SCROLL_PAGE", 10)
+    mine, others = ids(41), ids(5, "t")
+    sink.upsert(mine, np.ones((41, 3), np.float32), [{"source": "s", "key": f"s/{number}"} for number in range(41)])
     sink.upsert(others, np.ones((5, 3), np.float32), [{"source": "t"}] * 5)
     found = list(sink.ids_of_source("s"))
-    assert len(found) == 2001
+    assert len(found) == 41
     assert dict(found) == {point: f"s/{number}" for number, point in enumerate(mine)}
     # A point without a key is named by its id.
     assert dict(sink.ids_of_source("t")) == {point: point for point in others}

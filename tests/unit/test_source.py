@@ -22,10 +22,9 @@ from mcip_qdrant.source import FolderSource, ListingReport, ListSource, Source, 
 
 def touch(root: Path, *names: str | bytes) -> None:
     for name in names:
-        path = os.path.join(os.fsencode(root), os.fsencode(name))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "xb"):  # noqa: PTH123 - names that are not UTF-8
-            pass
+        path = root / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)
 
 
 def listed(source: Source) -> tuple[list[bytes], ListingReport]:
@@ -139,7 +138,24 @@ def test_undecodable_suffixes_are_countable(tmp_path: Path) -> None:
 
 
 def test_every_known_suffix(tmp_path: Path) -> None:
-    names = "a.jpg b.jpeg c.jpe d.jfif e.png f.gif g.webp h.bmp i.tif j.tiff k.avif l.mpo m.apng n.dib o.avifs".split()
+    suffixes = [
+        "apng",
+        "avif",
+        "avifs",
+        "bmp",
+        "dib",
+        "gif",
+        "jfif",
+        "jpe",
+        "jpeg",
+        "jpg",
+        "mpo",
+        "png",
+        "tif",
+        "tiff",
+        "webp",
+    ]
+    names = [f"a.{suffix}" for suffix in suffixes]
     touch(tmp_path, *names)
     assert folder(tmp_path)[0] == [name.encode() for name in names]
 
@@ -148,7 +164,7 @@ def test_folders_that_cannot_be_listed_are_reported() -> None:
     with open_folder() as root:
         touch(root, "a/1.jpg", "b/2.jpg", "c/3.jpg", b"p%\xff/4.jpg")
         (root / "b").chmod(0)
-        os.chmod(os.fsencode(root) + b"/p%\xff", 0)
+        (root / os.fsdecode(b"p%\xff")).chmod(0)
         try:
             lines = without_privileges(
                 "from pathlib import Path; from mcip_qdrant.source import FolderSource, ListingReport",
@@ -295,7 +311,7 @@ def test_check_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a.jpg", "sub/b.jpg")
     monkeypatch.chdir(tmp_path)
     assert check_root(Path("sub")) == tmp_path / "sub"
-    with pytest.raises(SourceError, match="not a folder.*--list"):
+    with pytest.raises(SourceError, match=r"not a folder.*--list"):
         check_root(tmp_path / "a.jpg")
     with pytest.raises(SourceError, match="does not exist"):
         check_root(tmp_path / "none")

@@ -47,7 +47,7 @@ class Server:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - http.server's name
+            def do_GET(self) -> None:
                 outer.requests.append((self.path, self.headers.get("api-key")))
                 status, headers, body = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
                 if status == HANG[0]:
@@ -224,7 +224,7 @@ def test_nobody_there_over_grpc() -> None:
     port = unused_port()
     client = QdrantClient(host="127.0.0.1", grpc_port=port, prefer_grpc=True, check_compatibility=False, timeout=3)
     store = Store.of(client)
-    with pytest.raises(StoreUnavailableError, match="UNAVAILABLE|DEADLINE"):
+    with pytest.raises(StoreUnavailableError, match=r"UNAVAILABLE|DEADLINE"):
         store.call(lambda client: client.get_collections())
     store.close()
 
@@ -316,10 +316,10 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
         os.chown(folder, 12345, 12345)
     else:
         folder = Path("/etc")
-    before = sorted(os.listdir(folder))
+    before = sorted(folder.iterdir())
     with pytest.raises(ConfigurationError, match=r"belongs to another user.*pickles"):
         open_store(str(folder))
-    assert sorted(os.listdir(folder)) == before
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -1,0 +1,305 @@
+"""Archives as they are: broken, hostile, odd, unreadable, vanishing; and disks that are full or closed to us."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import NOBODY, Done, finish, points, run, start
+from conftest import Exported
+from photos import write_archive
+from PIL import Image
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user or mount a small disk")
+
+
+@pytest.fixture(autouse=True)
+def _settings(clip: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCIP_QDRANT_BUNDLE", str(clip.folder))
+    monkeypatch.setenv("MCIP_QDRANT_DEVICE", "cpu")
+
+
+def _letters(folder: Path) -> dict[str, str]:
+    """key -> reason of `failures.jsonl`."""
+    letters = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
+    assert all(sorted(letter) == ["key", "message", "reason"] and letter["message"] for letter in letters)
+    return {letter["key"]: letter["reason"] for letter in letters}
+
+
+def _photo(path: Path | bytes, colour: str = "teal") -> None:
+    with open(path, "wb") as stream:  # noqa: PTH123 - names that are not UTF-8
+        Image.effect_mandelbrot((64, 48), (-2, -1, 1, 1), 20).convert("RGB").save(stream, "JPEG")
+        stream.write(colour.encode())  # after the end of the picture: another file, same pixels
+
+
+def _bomb(path: Path, side: int = 50_000) -> None:
+    """A valid one-bit PNG of `side` x `side`, written row by row."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = bytes(side // 8 + 1) * 500
+    data = b"".join(packer.compress(rows) for _ in range(side // 500)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+
+
+def test_one_truncated_file_in_a_thousand(tmp_path: Path) -> None:
+    names = write_archive(tmp_path / "photos", 1000, side=72)
+    whole = names[500].read_bytes()
+    names[500].write_bytes(whole[: len(whole) // 2])
+    said = run("ingest", "photos", "--json", cwd=tmp_path, expect=3)
+    counts = {name: said.json[name] for name in ("submitted", "embedded", "unchanged", "failed", "points")}
+    assert counts == {"submitted": 1000, "embedded": 999, "unchanged": 0, "failed": 1, "points": 999}
+    assert _letters(tmp_path) == {"photos/photo-0500.jpg": "corrupt"}
+    # Each run tries it again, and lists again what still fails.
+    human = run("ingest", "photos", cwd=tmp_path, expect=3)
+    assert "0 embedded (0 of them replaced), 999 unchanged, 1 failed; the collection holds 999 points" in human.out
+    assert "failed images are listed in failures.jsonl" in human.out
+    assert len(_letters(tmp_path)) == 1
+    names[500].write_bytes(whole)
+    said = run("ingest", "photos", "--json", cwd=tmp_path).json
+    assert (said["embedded"], said["unchanged"], said["failed"]) == (1, 999, 0)
+    assert _letters(tmp_path) == {}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_only_broken_files_among_them_a_bomb(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    _bomb(photos / "bomb.png")
+    assert (photos / "bomb.png").stat().st_size < 400_000
+    (photos / "empty.jpg").touch()
+    (photos / "page.jpg").write_text("<!doctype html><title>404</title>")
+    (photos / "noise.webp").write_bytes(os.urandom(5000))
+    _photo(photos / "big.jpg")
+    with (photos / "big.jpg").open("ab") as stream:
+        stream.truncate(2_000_000)
+    process = start("ingest", "photos", "--json", "--max-bytes", 1_000_000, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    out = process.stdout.read()
+    process.stdout.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 3
+    assert usage.ru_maxrss < 700_000  # KiB; the picture alone would be 2.5 GB
+    said = json.loads(out)
+    assert (said["embedded"], said["failed"], said["points"]) == (0, 5, 0)
+    assert _letters(tmp_path) == {
+        "photos/bomb.png": "too_many_pixels",
+        "photos/empty.jpg": "empty",
+        "photos/page.jpg": "not_an_image",
+        "photos/noise.webp": "not_an_image",
+        "photos/big.jpg": "too_large",
+    }
+
+
+def test_nothing_to_ingest(tmp_path: Path) -> None:
+    (tmp_path / "photos/sub").mkdir(parents=True)
+    said = run("ingest", "photos", "--json", cwd=tmp_path, expect=1)
+    assert said.err.count(f"no images below {tmp_path}/photos") == 1
+    (tmp_path / "photos/sub/a.heic").touch()
+    (tmp_path / "photos/README").touch()
+    said = run("ingest", "photos", cwd=tmp_path, expect=1)
+    assert "1 .heic" in said.err
+    assert "--all-files" in said.err
+    # A mistaken folder takes neither the source's name nor makes a collection.
+    assert points(tmp_path / "qdrant") == {}
+    _photo(tmp_path / "photos/README")
+    said = run("ingest", "photos", "--all-files", "--json", cwd=tmp_path, expect=3).json
+    assert (said["embedded"], said["failed"]) == (1, 1)
+
+
+def test_odd_names_links_and_special_files(tmp_path: Path) -> None:
+    photos, outside = tmp_path / "-odd", tmp_path / "outside"
+    photos.mkdir()
+    outside.mkdir()
+    _photo(outside / "secret.jpg")
+    raw = os.fsencode(photos)
+    for number, name in enumerate(
+        (b"new\nline.jpg", b"caf\xe9.jpg", b"100%.jpg", b"%E9.jpg", b"-dash.jpg", "größe 🚀.JPG".encode())
+    ):
+        _photo(os.path.join(raw, name), str(number))
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "loop").symlink_to(".")
+    (photos / "self.jpg").symlink_to("self.jpg")
+    (photos / "out.jpg").symlink_to(outside / "secret.jpg")
+    (photos / "in.jpg").symlink_to("-dash.jpg")
+    (photos / "dangling.jpg").symlink_to("nowhere.jpg")
+    (photos / "folder.jpg").mkdir()
+    (photos / "._apple.jpg").touch()
+    flags = ("--json", "--failures", "failures.jsonl")
+    said = run("ingest", *flags, "--", "-odd", cwd=tmp_path, expect=3).json
+    assert (said["embedded"], said["failed"]) == (7, 3)
+    assert said["skipped"] == {"special file": 1, "symlinked folder": 1, "AppleDouble file": 1}
+    assert _letters(tmp_path) == {
+        "-odd/self.jpg": "unreadable",
+        "-odd/out.jpg": "outside_root",
+        "-odd/dangling.jpg": "gone",
+    }
+    stored = points(tmp_path / "qdrant")
+    assert set(stored) == {
+        f"-odd/{name}"
+        for name in ("new\nline.jpg", "caf%E9.jpg", "100%25.jpg", "%25E9.jpg", "-dash.jpg", "größe 🚀.JPG", "in.jpg")
+    }
+    assert stored["-odd/caf%E9.jpg"].payload["uri"] == f"file://{tmp_path}/-odd/caf%E9.jpg"
+    run("ingest", *flags, "--", "-odd", cwd=tmp_path, expect=3)
+    assert len(points(tmp_path / "qdrant")) == 7
+    hit = run("search", "--like", "-odd/caf%E9.jpg", "--limit", 1, "--sheet", "hits.png", cwd=tmp_path)
+    assert len(hit.out.splitlines()) == 1
+    # A folder's name that is no name for a source.
+    named = tmp_path / "new\nline"
+    named.mkdir()
+    _photo(named / "a.jpg")
+    assert "--source NAME" in run("ingest", named, cwd=tmp_path, expect=1).err
+
+
+def test_files_that_vanish_while_queued(tmp_path: Path) -> None:
+    """The first look-up ends before the list does; then a file goes."""
+    names = write_archive(tmp_path / "photos", 257, side=40)
+    process = start("ingest", "photos", "--json", "--list", "-", cwd=tmp_path, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write("".join(f"{name.name}\n" for name in names[:256]))
+    process.stdin.flush()
+    deadline = threading.Event()
+    for _ in range(400):  # the collection is there, so the run has begun to look up
+        if list((tmp_path / "qdrant").glob("collection/*")):
+            break
+        deadline.wait(0.05)
+    names[3].unlink()
+    names[200].unlink()
+    said = finish(process, expect=3, typed=f"{names[256].name}\n").json
+    assert (said["submitted"], said["embedded"], said["failed"]) == (257, 255, 2)
+    assert _letters(tmp_path) == {"photos/photo-0003.jpg": "gone", "photos/photo-0200.jpg": "gone"}
+
+
+# Permissions: root may write anywhere, so these run as somebody else.
+
+
+@pytest.fixture
+def as_nobody(public: Path, other_clip: Exported) -> Any:
+    """Run a command as a user without rights, in a folder that is theirs; skips where that user cannot read the code."""
+    work = public / "home"
+    work.mkdir()
+    shutil.copytree(other_clip.folder, public / "bundle")
+    options: dict[str, Any] = {"cwd": work}
+    if os.geteuid() == 0:
+        os.chown(work, NOBODY, NOBODY)
+        options |= {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    env = {"HOME": str(work), "MCIP_QDRANT_BUNDLE": str(public / "bundle"), "PYTHONDONTWRITEBYTECODE": "1"}
+    probe = subprocess.run(
+        [sys.executable, "-c", "import mcip_qdrant.store"], capture_output=True, **options, check=False
+    )
+    if probe.returncode != 0:
+        pytest.skip(f"another user cannot read this environment: {probe.stderr.decode()[-200:]}")
+
+    def act(*arguments: object, expect: int) -> Done:
+        return run(*arguments, env=env, expect=expect, **options)
+
+    return act
+
+
+def test_closed_folders(public: Path, as_nobody: Any) -> None:
+    photos = public / "photos"
+    write_archive(photos, 6)
+    write_archive(photos / "closed", 3)
+    write_archive(public / "private", 2)
+    (photos / "closed").chmod(0)
+    (photos / "photo-0001.jpg").chmod(0)
+    (public / "private").chmod(0)
+    (public / "sealed").mkdir(mode=0o555)
+    home = public / "home"
+
+    said = as_nobody("ingest", photos, "--json", expect=3).json
+    assert (said["embedded"], said["failed"], said["submitted"]) == (5, 1, 6)
+    assert said["listing_errors"] == [f"{photos}/closed: Permission denied"]
+    assert _letters(home) == {"photos/photo-0001.jpg": "unreadable"}
+    refused = as_nobody("ingest", photos, "--prune", expect=1)
+    assert "nothing was pruned: 1 folder(s) could not be listed" in refused.err
+    human = as_nobody("ingest", photos, expect=3)
+    assert f"not listed: {photos}/closed: Permission denied" in human.err
+
+    assert "cannot be read: Permission denied" in as_nobody("ingest", public / "private", expect=1).err
+    sealed = public / "sealed"
+    if os.geteuid() == 0:
+        refused = as_nobody("ingest", photos, "--qdrant", sealed, expect=4)
+        assert "belongs to another user" in refused.err
+    refused = as_nobody("ingest", photos, "--qdrant", sealed / "q", expect=1)
+    assert f"--qdrant {sealed}/q: cannot be used: Permission denied" in refused.err
+    for failures in (sealed / "f.jsonl", public / "private/f.jsonl"):
+        refused = as_nobody("ingest", photos, "--failures", failures, expect=1)
+        assert "Permission denied" in refused.err
+    sheet = as_nobody("search", "--like", "photos/photo-0000.jpg", "--sheet", sealed / "s.png", expect=1)
+    assert "--sheet" in sheet.err
+    assert list(sealed.iterdir()) == []
+    # A store that was closed to writing later on.
+    for path in (home / "qdrant").rglob("storage.sqlite"):
+        path.chmod(0o444)
+    (photos / "photo-0001.jpg").chmod(0o644)
+    assert "readonly database" in as_nobody("ingest", photos, expect=1).err
+
+
+@needs_root
+def test_an_embedded_folder_of_another_user(tmp_path: Path) -> None:
+    _photo(tmp_path / "a.jpg")
+    (tmp_path / "qdrant").mkdir()
+    os.chown(tmp_path / "qdrant", NOBODY, NOBODY)
+    for command in (("ingest", "."), ("search", "--text", "a")):
+        refused = run(*command, cwd=tmp_path, expect=4)
+        assert "belongs to another user" in refused.err
+        assert "pickles" in refused.err
+    assert list((tmp_path / "qdrant").iterdir()) == []
+
+
+# A disk that is full.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"NOT TESTED: the full disk needs mount: {mounted.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@needs_root
+def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
+    names = write_archive(tmp_path / "photos", 300, side=64)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(2 * 1024 * 1024 - 200 * 1024))
+    flags = ("photos", "--qdrant", small_disk / "qdrant", "--batch-size", 8)
+    full = run("ingest", *flags, cwd=tmp_path, expect=1)
+    assert (
+        f"mcip-qdrant: embedded Qdrant at {small_disk}/qdrant cannot be written or read: database or disk is full"
+        in full.err
+    )
+    ballast.unlink()
+    there = len(points(small_disk / "qdrant"))
+    assert 8 <= there < 300
+    said = run("ingest", *flags, "--json", cwd=tmp_path).json
+    assert (said["embedded"], said["unchanged"], said["points"]) == (300 - there, there, 300)
+    assert len(points(small_disk / "qdrant")) == 300
+    # The list of failures on that disk instead.
+    names[0].write_bytes(b"broken")
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    full = run("ingest", "photos", "--failures", small_disk / "f.jsonl", "--qdrant", "q", cwd=tmp_path, expect=1)
+    assert "No space left on device" in full.err

@@ -1,0 +1,51 @@
+"""Devices: what was asked for and is not active is an error, never a silent fallback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+from conftest import Exported
+
+from mcip_qdrant.errors import BundleError, DeviceError
+from mcip_qdrant.session import CPU_PROVIDER, Device, Session, choose_provider, default_precision
+
+NO_CUDA = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+
+
+@pytest.mark.parametrize(
+    ("text", "device"),
+    [("auto", Device("auto")), ("CPU", Device("cpu")), (" cuda ", Device("cuda")), ("cuda:3", Device("cuda", 3))],
+)
+def test_parse(text: str, device: Device) -> None:
+    assert Device.parse(text) == device
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "cpu:1", "auto:0", "cuda:-1"])
+def test_parse_refuses(text: str) -> None:
+    with pytest.raises(DeviceError, match="auto, cpu, cuda or cuda:N"):
+        Device.parse(text)
+
+
+@pytest.mark.skipif(not NO_CUDA, reason="this machine's ONNX Runtime has CUDA; the refusal can only be seen without it")
+def test_cuda_is_refused_where_the_runtime_lacks_it() -> None:
+    with pytest.raises(DeviceError, match=r"mcip-qdrant\[gpu\]"):
+        choose_provider(Device("cuda"))
+    assert choose_provider(Device("auto")) == CPU_PROVIDER
+
+
+def test_cpu_takes_fp32_and_cuda_fp16() -> None:
+    assert default_precision(CPU_PROVIDER) == "fp32"
+    assert default_precision("CUDAExecutionProvider") == "fp16"
+
+
+def test_the_active_provider_is_what_onnx_runtime_says(clip: Exported) -> None:
+    graph = clip.folder / "visual.onnx"
+    assert Session(graph, device=Device("cpu"), precision="fp32", threads=1).provider == CPU_PROVIDER
+
+
+def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match="broken.onnx"):
+        Session(tmp_path / "broken.onnx", device=Device("cpu"), precision="fp32")
