@@ -130,7 +130,7 @@ class _Run:
         try:
             for task in self._changed(refs, lookups):
                 pending.append((task, decoders.submit(self._prepare, task)))
-                while pending and (len(pending) >= ahead or pending[0][1].done()):
+                while pending and (len(pending) >= ahead or pending[0][1].done()) and not self._stopping():
                     self._take(*pending.popleft())
                 if self._stopping():
                     break

@@ -10,6 +10,7 @@ import click
 from tqdm import tqdm
 
 from mcip_qdrant.cli.extras import needs_extra
+from mcip_qdrant.cli.options import ANY_PATH
 from mcip_qdrant.manifest import Precision
 
 
@@ -30,14 +31,14 @@ def _precisions(_context: click.Context, _parameter: click.Parameter, value: str
 )
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     help="Weights: .pth, .pt or .safetensors; code in it is refused, never run.",
 )
 @click.option("--pretrained", metavar="TAG", help="Weights: a tag that open_clip has registered (downloaded).")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to write.")
+@click.option("--output", required=True, type=ANY_PATH, help="Bundle directory to write.")
 @click.option(
     "--tokenizer",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     help="Local folder with the Hugging Face tokenizer's files, where the model needs one.",
 )
 @click.option(

@@ -11,6 +11,7 @@ import click
 
 from mcip_qdrant.cli.ingest_output import ProgressBar, print_result, stop_on_interrupt
 from mcip_qdrant.cli.options import (
+    ANY_PATH,
     bundle_option,
     connect,
     device_option,
@@ -41,7 +42,7 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
 
 
 @click.command("ingest")
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=ANY_PATH)
 @bundle_option
 @store_options
 @device_option
@@ -55,7 +56,7 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.option(
     "--list",
     "list_file",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=click.Path(path_type=Path, readable=False, allow_dash=True),
     metavar="FILE|-",
     help="Ingest the paths in FILE (or stdin), one per line, relative to FOLDER (default: the current directory) or absolute below it.",
 )
@@ -70,7 +71,7 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.option(
     "--columns",
     "columns_file",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     metavar="FILE.csv|jsonl",
     help="Own payload fields, joined by column `key` or `path`.",
 )
@@ -97,7 +98,7 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.option(
     "--failures",
     "failures_file",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     default="failures.jsonl",
     show_default=True,
     help="Where to list images that failed: key, reason, message. Rewritten by each run.",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from mcip_qdrant.cli.options import json_option
+from mcip_qdrant.cli.options import ANY_PATH, json_option
 from mcip_qdrant.manifest import Manifest
 
 
 @click.command("inspect")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=ANY_PATH)
 @json_option
 def inspect_command(directory: Path, as_json: bool) -> None:
     """Show what a bundle holds: model, preprocessing, graphs with their parity, space_id."""
@@ -28,11 +29,11 @@ def _summary(manifest: Manifest) -> list[str]:
     lines = [
         f"model        {manifest.model} ({manifest.activation}), {manifest.embedding_dim} dimensions",
         f"space_id     {manifest.space_id}",
-        f"source       {', '.join(f'{name} {value}' for name, value in manifest.source.items())}",
+        *_rows("source", manifest.source),
         f"created      {manifest.created_at}",
         f"images       {width}x{height}, {preprocess.resize_mode}, {preprocess.interpolation}, {normalisation}",
         f"text         {tokenizer.context_length} tokens, vocabulary {tokenizer.vocab_size}, cleaning {tokenizer.cleaning}",
-        f"tools        {', '.join(f'{name} {value}' for name, value in manifest.tools.items())}",
+        *_rows("tools", manifest.tools),
         "",
         f"{'graph':24} {'size':>10}  {'lowest cosine':>13}  {'bound':>7}  {'same top-10':>11}  measured on",
     ]
@@ -43,6 +44,13 @@ def _summary(manifest: Manifest) -> list[str]:
             f"{graph.file:24} {size:>10}  {parity.minimum:13.6f}  {parity.bound:7}  {parity.top10_agreement:11.1%}  {parity.provider}"
         )
     return lines
+
+
+def _rows(title: str, values: Mapping[str, object]) -> list[str]:
+    return [
+        f"{'' if index else title:12} {name.replace('_', ' ')} {value}"
+        for index, (name, value) in enumerate(values.items())
+    ]
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 DEFAULT_QDRANT = "./qdrant"
+# Whether a path can be read is found out where it is read: exit code and message are then those of the thing itself.
+ANY_PATH = click.Path(path_type=Path, readable=False)
 
 
 def bundle_option(command: _F) -> _F:
@@ -27,7 +29,7 @@ def bundle_option(command: _F) -> _F:
         envvar="MCIP_QDRANT_BUNDLE",
         show_envvar=True,
         required=True,
-        type=click.Path(path_type=Path),
+        type=ANY_PATH,
         help="Bundle directory made by `mcip-qdrant export`.",
     )(command)
 

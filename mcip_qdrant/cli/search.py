@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from mcip_qdrant.cli.options import (
+    ANY_PATH,
     bundle_option,
     connect,
     device_option,
@@ -24,10 +25,10 @@ from mcip_qdrant.manifest import Precision
 @bundle_option
 @store_options
 @click.option("--text", metavar="STR", help="Words that describe the picture.")
-@click.option("--image", type=click.Path(path_type=Path), help="A picture to find similar ones to.")
+@click.option("--image", type=ANY_PATH, help="A picture to find similar ones to.")
 @click.option("--like", metavar="KEY_OR_ID", help="An image of the collection, by key or point id; itself is left out.")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="How many hits.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a labelled contact sheet of the hits (PNG).")
+@click.option("--sheet", type=ANY_PATH, help="Write a labelled contact sheet of the hits (PNG).")
 @json_option
 @device_option
 @precision_option

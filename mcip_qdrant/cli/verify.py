@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from mcip_qdrant.cli.options import device_option, json_option, precision_option
+from mcip_qdrant.cli.options import ANY_PATH, device_option, json_option, precision_option
 from mcip_qdrant.errors import ConfigurationError
 from mcip_qdrant.manifest import Precision
 
 
 @click.command("verify")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=ANY_PATH)
 @device_option
 @precision_option
 @json_option

@@ -52,8 +52,8 @@ def _assert_second_run_completes(photos: Path, cwd: Path) -> int:
 
 
 KILLED = {
-    "first meta.json": ("/qdrant/meta.json", 1, {0}),
-    "lock file": ("/qdrant/.lock", 1, {0}),
+    "first meta.json": ("open qdrant/meta.json", 1, {0}),
+    "lock file": ("open qdrant/.lock", 1, {0}),
     "collection is made": ("storage.sqlite", 1, {0}),
     "collection is recorded": ("meta.json.tmp", 1, {0}),
     "collection takes effect": ("meta.json.tmp", 1, {0}),
@@ -95,7 +95,7 @@ def test_killed_at_random_moments(photos: Path, tmp_path: Path) -> None:
 
 
 INTERRUPTED = {
-    "SIGINT while the store opens": (signal.SIGINT, "/qdrant/.lock", 1),
+    "SIGINT while the store opens": (signal.SIGINT, "open qdrant/.lock", 1),
     "SIGINT while the collection is made": (signal.SIGINT, "storage.sqlite", 1),
     "SIGINT at the first point": (signal.SIGINT, "persist", 1),
     "SIGINT within a batch": (signal.SIGINT, "persist", 30),

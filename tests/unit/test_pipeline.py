@@ -427,6 +427,7 @@ def test_stopping_early_and_going_on(archive: Archive) -> None:
 
     def before(done: int) -> None:
         if done >= 8:
+            time.sleep(0.1)  # all that may be decoded ahead is ready, and would be easy to take along
             stop.set()
 
     encoder = Wrapped(before)
