@@ -23,7 +23,7 @@ from mcip_qdrant.keys import ImageRef
 from mcip_qdrant.manifest import Preprocess
 from mcip_qdrant.points import PreparedImage, RunStamp, image_uri, payload, same_file
 from mcip_qdrant.preprocess import preprocess
-from mcip_qdrant.read import read_image, stat_image
+from mcip_qdrant.read import FileState, read_image, stat_image
 from mcip_qdrant.report import DeadLetter, RunReport
 
 LOOKUP_BATCH = 256
@@ -95,6 +95,7 @@ class _Unchanged:
     """Same bytes as before, found only by reading them (`checksum`)."""
 
     task: _Task
+    state: FileState
 
 
 _Prepared = PreparedImage | _Unchanged | DeadLetter
@@ -184,9 +185,11 @@ class _Run:
     def _state(self, ref: ImageRef) -> Any:
         return stat_image(self.settings.roots[ref.source], ref)
 
-    def _changed_fields(self, task: _Task) -> dict[str, Any]:
-        """What an unchanged image's point must still learn: the user's new columns, and where a moved source lies now."""
+    def _changed_fields(self, task: _Task, state: FileState | None = None) -> dict[str, Any]:
+        """What an unchanged image's point must still learn: new columns, a moved source's place, a touched file's time."""
         fields = {**task.columns, "uri": image_uri(self.settings.roots[task.ref.source], task.ref)}
+        if state is not None:
+            fields["modified_at"] = state.modified_at
         return {name: value for name, value in fields.items() if task.previous.get(name) != value}
 
     def _prepare(self, task: _Task) -> _Prepared:
@@ -196,7 +199,7 @@ class _Run:
             with self.report.timed("read"):
                 read = read_image(settings.roots[ref.source], ref, max_bytes=settings.limits.max_bytes)
             if settings.checksum and task.previous.get("sha256") == read.sha256:
-                return _Unchanged(task)
+                return _Unchanged(task, read.state)
             with self.report.timed("decode"):
                 scaled_for = settings.preprocess if settings.stamp.decode == "scaled" else None
                 image = decode(read.data, limits=settings.limits, scaled_for=scaled_for)
@@ -215,7 +218,7 @@ class _Run:
                 self._encode()
         elif isinstance(prepared, _Unchanged):
             self.report.unchanged += 1
-            if fields := self._changed_fields(task):
+            if fields := self._changed_fields(task, prepared.state):
                 self.sink.update_payloads({task.ref.point_id: fields})
                 self.report.updated += 1
             self.hooks.on_progress(self.report)

@@ -129,14 +129,22 @@ class ListSource:
             if b"\0" in line:
                 report.errors.append(f"{encode_path(line.replace(bytes(1), b'?'))}: contains a NUL")
                 continue
-            # normpath, not realpath: a list may name files that are symlinks; reading checks where they lead.
-            relative = os.path.relpath(os.path.normpath(os.path.join(root, line)), root)
+            relative = _below(root, line)
             if relative in {b".", b".."} or relative.startswith(b"../"):
                 report.errors.append(f"{encode_path(line)}: not below {self.root}")
                 continue
             if relative not in seen:
                 seen.add(relative)
                 yield ImageRef(self.name, encode_path(relative))
+
+
+def _below(root: bytes, line: bytes) -> bytes:
+    # The folder of an absolute path may be spelled through a symlink (/var and /private/var). The file itself is not resolved:
+    # a list may name files that are symlinks, and reading checks where they lead.
+    folder, name = os.path.split(os.path.normpath(os.path.join(root, line)))
+    if os.path.isabs(line) and not os.path.join(folder, b"").startswith(os.path.join(root, b"")):
+        folder = os.path.realpath(folder)
+    return os.path.relpath(os.path.join(folder, name), root)
 
 
 def _split(stream: IO[bytes], separator: bytes) -> Iterator[bytes]:

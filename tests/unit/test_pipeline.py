@@ -362,7 +362,9 @@ def test_checksum_looks_at_bytes_and_at_nothing_else(archive: Archive) -> None:
     refs = [ImageRef("s", name) for name in names]
     encoder = MeanColour()
     report = archive.run(refs, encoder, checksum=True, columns=lambda ref: {"n": 1} if ref.relative == names[4] else {})
-    assert (report.embedded, report.replaced, report.unchanged, report.updated, report.failed) == (1, 1, 2, 1, 2)
+    assert (report.embedded, report.replaced, report.unchanged, report.updated, report.failed) == (1, 1, 2, 2, 2)
+    # The touched file's new time is noted, so that the next run need not read it again.
+    assert archive.payload(names[0])["modified_at"].startswith("2001-09-09")
     assert archive.reasons() == {f"s/{names[1]}": Reason.NOT_AN_IMAGE, f"s/{names[3]}": Reason.GONE}
     assert encoder.batches == [1]
     assert archive.payload(names[2])["run_id"] == "run-2"

@@ -335,3 +335,14 @@ def test_check_root_without_permission() -> None:
         )
         (root / "closed").chmod(0o700)
     assert lines == [f"{root}/closed cannot be read: Permission denied"]
+
+
+def test_a_list_may_spell_the_root_through_a_symlink(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jpg").touch()
+    (tmp_path / "link").symlink_to("real")
+    stream = io.BytesIO(f"{tmp_path}/link/a.jpg\n{tmp_path}/elsewhere/b.jpg\n".encode())
+    report = ListingReport()
+    source = ListSource("s", tmp_path / "real", stream)
+    assert [ref.relative for ref in source(report)] == ["a.jpg"]
+    assert len(report.errors) == 1
