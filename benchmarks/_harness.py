@@ -67,7 +67,9 @@ class Fact:
         return f"| {self.what} | {self.against} | {self.target} | {self.measured} | {verdict} | {self.note} |"
 
 
-HEADER = "| what | against | at least | measured: median (lowest–highest) | reached | beside it |\n|---|---|---|---|---|---|"
+HEADER = (
+    "| what | against | at least | measured: median (lowest–highest) | reached | beside it |\n|---|---|---|---|---|---|"
+)
 
 
 class Peer:

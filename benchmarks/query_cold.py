@@ -78,7 +78,9 @@ def measured(model: Model, rounds: int) -> list[Row]:
             require_same({name: vectors[name] for name in programs})
             say(f"round {number} of {rounds}" if number else "warm-up done")
     share = [bare / our for our, bare in zip(spent["ours"], spent["bare"], strict=True)]
-    note = f"bare ONNX Runtime in the same form (numpy, graph, ready ids) takes {statistics.median(share):.2f} of our time"
+    note = (
+        f"bare ONNX Runtime in the same form (numpy, graph, ready ids) takes {statistics.median(share):.2f} of our time"
+    )
     return [
         Row(
             "import + first text vector, cold process, ViT-B/32",

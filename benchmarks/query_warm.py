@@ -16,17 +16,17 @@ import numpy as np
 from _harness import Peer, Row, Script, interleave, ratios, report, same_vectors, serve
 from _models import vit_b_32
 
-BURST, BURSTS = 64, 4
+BURST, BURSTS = 64, 2
 _WORDS = (
     "a the red blue old small car house mountain snow river photo of dog cat two people walking in under bright sky "
     "Paris 1987 black-and-white close-up café naïve sunset bicycle's market, harbour; portrait (detail) & forest"
-).split()
+)
 
 
 def queries() -> list[str]:
     """The same texts in every process."""
-    choose = random.Random(0)
-    return [" ".join(choose.choices(_WORDS, k=choose.randint(4, 40))) for _ in range(BURST)]
+    choose, words = random.Random(0), _WORDS.split()
+    return [" ".join(choose.choices(words, k=choose.randint(4, 40))) for _ in range(BURST)]
 
 
 def ours(config: Mapping[str, Any]) -> Callable[[], tuple[dict[str, Any], Any]]:

@@ -236,7 +236,7 @@ def _source(folder: Path, name: str | None, list_file: Path | None, null_separat
 
     root = check_root(folder)
     # resolve(): `ingest .` and `ingest photos/` name the same archive as `ingest /data/photos`.
-    encoded = source_name(name or os.fsencode(root.resolve().name))
+    encoded = source_name(os.fsencode(root.resolve().name) if name is None else name)
     if list_file is None:
         return FolderSource(encoded, root.resolve(), every_file=all_files)
     try:

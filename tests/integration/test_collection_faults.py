@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import points, run
+from cli_support import points, run, run_all
 from conftest import Exported
 from photos import write_archive
 from qdrant_client import QdrantClient, models
@@ -75,9 +75,11 @@ def test_collections_that_cannot_be_adopted(clip: Exported, tmp_path: Path) -> N
     }
     for words, vectors in kinds.items():
         _foreign(tmp_path / words, vectors)
-        for command in ("adopt",), ("search", "--text", "a"):
-            refused = run(*command, "--bundle", clip.folder, "--qdrant", words, cwd=tmp_path, expect=4)
-            assert words in refused.err
+    adopt = ("adopt", "--bundle", clip.folder, "--qdrant")
+    for words, refused in zip(kinds, run_all([(*adopt, name) for name in kinds], cwd=tmp_path, expect=4), strict=True):
+        assert words in refused.err
+    refused = run("search", "--text", "a", "--bundle", clip.folder, "--qdrant", "size 33", cwd=tmp_path, expect=4)
+    assert "gives Cosine vectors of size 32" in refused.err
     refused = run("adopt", "--bundle", clip.folder, "--qdrant", "size 33", "--collection", "x", cwd=tmp_path, expect=1)
     assert "has no collection 'x' to adopt" in refused.err
     run("adopt", "--bundle", clip.folder, "--qdrant", "none", cwd=tmp_path, expect=1)

@@ -53,10 +53,8 @@ def _assert_second_run_completes(photos: Path, cwd: Path) -> int:
 
 KILLED = {
     "first meta.json": ("open qdrant/meta.json", 1, {0}),
-    "lock file": ("open qdrant/.lock", 1, {0}),
     "collection is made": ("storage.sqlite", 1, {0}),
     "collection is recorded": ("meta.json.tmp", 1, {0}),
-    "collection takes effect": ("meta.json.tmp", 1, {0}),
     "source is registered": ("meta.json.tmp", 2, {0}),
     "first point": ("persist", 1, {1}),
     "within a batch": ("persist", 30, {30}),
@@ -79,7 +77,7 @@ def test_killed_at_exact_moments(photos: Path, tmp_path: Path) -> None:
 
 
 def test_killed_at_random_moments(photos: Path, tmp_path: Path) -> None:
-    moments = [random.Random(number).uniform(0.5, 1.6) for number in range(4)]
+    moments = [random.Random(number).uniform(0.5, 1.6) for number in range(2)]
 
     def kill_and_recover(moment: float) -> None:
         cwd = tmp_path / f"{moment:.4f}"
@@ -97,7 +95,6 @@ def test_killed_at_random_moments(photos: Path, tmp_path: Path) -> None:
 INTERRUPTED = {
     "SIGINT while the store opens": (signal.SIGINT, "open qdrant/.lock", 1),
     "SIGINT while the collection is made": (signal.SIGINT, "storage.sqlite", 1),
-    "SIGINT at the first point": (signal.SIGINT, "persist", 1),
     "SIGINT within a batch": (signal.SIGINT, "persist", 30),
     "SIGTERM within a batch": (signal.SIGTERM, "persist", 30),
     "SIGTERM while the bundle is opened": (signal.SIGTERM, "/manifest.json", 1),
@@ -146,7 +143,7 @@ def test_ctrl_c_from_outside(photos: Path, tmp_path: Path) -> None:
         return done.code, _assert_second_run_completes(photos, cwd)
 
     with ThreadPoolExecutor(2) as pool:
-        ended = list(pool.map(interrupt, range(4)))
+        ended = list(pool.map(interrupt, range(3)))
     assert any(code == 130 for code, _ in ended), ended
 
 

@@ -169,13 +169,13 @@ def test_settings_from_the_environment(library: Any, tmp_path: Path) -> None:
         "MCIP_QDRANT_COLLECTION": "images",
         "MCIP_QDRANT_DEVICE": "cpu",
     }
-    said = run("search", "--text", "a", "--limit", 2, cwd=tmp_path, env=env)
+    # A flag wins over the environment.
+    flags = ("--limit", 2, "--collection", "images")
+    said = run("search", "--text", "a", *flags, cwd=tmp_path, env={**env, "MCIP_QDRANT_COLLECTION": "another"})
     assert len(said.out.splitlines()) == 2
     assert said.err == ""  # no `auto`, so nothing to say about the device
     said = run("search", "--text", "a", cwd=tmp_path, env={**env, "MCIP_QDRANT_COLLECTION": "other"}, expect=1)
     assert "'other'" in said.err
-    # A flag wins over the environment.
-    run("search", "--text", "a", "--collection", "images", cwd=tmp_path, env={**env, "MCIP_QDRANT_COLLECTION": "other"})
     cuda = run("search", "--text", "a", cwd=tmp_path, env={**env, "MCIP_QDRANT_DEVICE": "cuda:1"}, expect=4)
     assert "device cuda:1 was asked for" in cuda.err
 
