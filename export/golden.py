@@ -55,18 +55,23 @@ def make_golden_set(
         ),
         is_train=False,
     )
-    # Subnormal floats cost ten times an ordinary operation on CPUs and carry nothing; the sessions flush them too.
-    torch.set_flush_denormal(True)
     decoded = [decode(data).rgb for data in pictures]
     tensors = torch.stack([transform(rgb) for rgb in decoded]).numpy()
     token_ids = tokenize(list(GOLDEN_TEXTS)).numpy().astype(np.int64)
+    # Subnormal floats cost ten times an ordinary operation on CPUs and carry nothing; the sessions flush them too.
+    torch.set_flush_denormal(True)
+    try:
+        image_vectors = encode_in_batches(_reference(model.encode_image), tensors, on_item)
+        text_vectors = encode_in_batches(_reference(model.encode_text), token_ids, on_item)
+    finally:
+        torch.set_flush_denormal(False)
     return GoldenSet(
         pictures=pictures,
         pixels_sha256=pixels_digests(np.stack([preprocess(rgb, config) for rgb in decoded])),
         texts=GOLDEN_TEXTS,
         token_ids=token_ids,
-        image_vectors=encode_in_batches(_reference(model.encode_image), tensors, on_item),
-        text_vectors=encode_in_batches(_reference(model.encode_text), token_ids, on_item),
+        image_vectors=image_vectors,
+        text_vectors=text_vectors,
     )
 
 

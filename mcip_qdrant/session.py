@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -141,7 +142,10 @@ class Session:
             runtime.preload_dlls()
             providers = [(CUDA_PROVIDER, _cuda_options(device.index)), CPU_PROVIDER]
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=providers)
+            # In a thread of its own, because the first session of a process also switches subnormal floats off for the thread
+            # that makes it, for good: that would change the arithmetic of the application that calls us.
+            with ThreadPoolExecutor(1) as maker:
+                self._session = maker.submit(runtime.InferenceSession, str(path), options, providers=providers).result()
         except Exception as exc:  # onnxruntime raises a dozen classes that share no base
             raise BundleError(f"{path}: ONNX Runtime cannot load this graph: {exc}") from exc
         self.provider = str(self._session.get_providers()[0])

@@ -83,6 +83,13 @@ def vectors(records: Iterable[models.Record]) -> np.ndarray[Any, Any]:
     return np.asarray([record.vector for record in records], dtype=np.float32)
 
 
+def letters(folder: Path) -> dict[str, str]:
+    """key -> reason of `failures.jsonl`."""
+    rows = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
+    assert all(sorted(row) == ["key", "message", "reason"] and row["message"] for row in rows)
+    return {row["key"]: row["reason"] for row in rows}
+
+
 SABOTAGE = """
 import os, sys
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,8 @@ def library(clip: Exported, workshop: Path) -> Library:
 
 
 @pytest.fixture
-def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def public() -> Iterator[Path]:
     """A folder that other users may enter (pytest's own they may not)."""
-    import tempfile
-
     folder = Path(tempfile.mkdtemp()).resolve()
     folder.chmod(0o755)
     try:

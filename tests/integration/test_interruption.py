@@ -53,10 +53,8 @@ def _assert_second_run_completes(photos: Path, cwd: Path) -> int:
 
 KILLED = {
     "first meta.json": ("open qdrant/meta.json", 1, {0}),
-    "collection is made": ("storage.sqlite", 1, {0}),
     "collection is recorded": ("meta.json.tmp", 1, {0}),
     "source is registered": ("meta.json.tmp", 2, {0}),
-    "first point": ("persist", 1, {1}),
     "within a batch": ("persist", 30, {30}),
     "last point": ("persist", COUNT, {COUNT}),
 }
@@ -94,7 +92,6 @@ def test_killed_at_random_moments(photos: Path, tmp_path: Path) -> None:
 
 INTERRUPTED = {
     "SIGINT while the store opens": (signal.SIGINT, "open qdrant/.lock", 1),
-    "SIGINT while the collection is made": (signal.SIGINT, "storage.sqlite", 1),
     "SIGINT within a batch": (signal.SIGINT, "persist", 30),
     "SIGTERM within a batch": (signal.SIGTERM, "persist", 30),
     "SIGTERM while the bundle is opened": (signal.SIGTERM, "/manifest.json", 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -49,3 +51,17 @@ def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match="broken.onnx"):
         Session(tmp_path / "broken.onnx", device=Device("cpu"), precision="fp32")
+
+
+def test_the_callers_arithmetic_stays_as_it_is(clip: Exported) -> None:
+    """ONNX Runtime switches subnormal floats off for the thread that makes a process's first session, and for its later threads."""
+    script = (
+        "import sys, threading; from pathlib import Path; from mcip_qdrant.session import Device, Session; import numpy\n"
+        "session = Session(Path(sys.argv[1]), device=Device('cpu'), precision='fp32', threads=2)\n"
+        "session.run(numpy.zeros((2, 64, 64, 3), numpy.uint8))\n"
+        "def show(): print(float.fromhex('0x1p-1060') * float(sys.argv[2]))\n"
+        "show(); later = threading.Thread(target=show); later.start(); later.join()"
+    )
+    command = [sys.executable, "-c", script, str(clip.folder / "visual.onnx"), "1.0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["8.095e-320"] * 2
