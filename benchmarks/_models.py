@@ -20,7 +20,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
-from photos import sample_photos
+from sample_photos import sample_photos
 
 FASTEMBED_NAME = "Qdrant/clip-ViT-B-32-vision"
 CONTEXT_LENGTH = 77

@@ -62,8 +62,19 @@ def main() -> int:
                 tokenizer = ["--tokenizer", str(work / "tokenizer")]
             start = time.perf_counter()
             done = subprocess.run(
-                [sys.executable, "-c", _MEASURED, "export", "--model", preset, "--checkpoint", work / "random.pth"]
-                + ["--output", work / "bundle", "--precision", options.precision, *tokenizer],
+                [
+                    *(
+                        sys.executable,
+                        "-c",
+                        _MEASURED,
+                        "export",
+                        "--model",
+                        preset,
+                        "--checkpoint",
+                        work / "random.pth",
+                    ),
+                    *("--output", work / "bundle", "--precision", options.precision, *tokenizer),
+                ],
                 capture_output=True,
                 text=True,
                 check=False,

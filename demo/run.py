@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from photos import build_archive, build_queries
+from sample_photos import build_archive, build_queries
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ class ImageCollection:
         text: str | None = None,
         image: ImageLike | None = None,
         like: str | None = None,
-        vector: NDArray[np.float32] | None = None,
+        vector: NDArray[np.float32] | Sequence[float] | None = None,
         limit: int = 10,
         offset: int = 0,
         filter: models.Filter | None = None,  # noqa: A002 - the word Qdrant's users know
@@ -67,7 +68,7 @@ class ImageCollection:
             text: words that describe the picture.
             image: a path, bytes, PIL image or uint8 array.
             like: key or point id of an image in the collection; that image itself is left out.
-            vector: float32 `[D]`, as `QueryEncoder` returns it.
+            vector: `[D]` numbers, as `QueryEncoder` returns them.
             limit: at most this many hits, at least 1.
             offset: leave out this many of the best.
             filter: Qdrant's own filter on payload fields.
@@ -103,7 +104,7 @@ class ImageCollection:
             self._checked = True
 
     def _query(
-        self, text: str | None, image: ImageLike | None, like: str | None, vector: NDArray[np.float32] | None
+        self, text: str | None, image: ImageLike | None, like: str | None, vector: object
     ) -> NDArray[np.float32] | str:
         if sum(given is not None for given in (text, image, like, vector)) != 1:
             raise InvalidQueryError("give exactly one of text, image, like and vector")
@@ -113,9 +114,19 @@ class ImageCollection:
             return self.encoder.image(image)
         if like is not None:
             return self._known_id(like)
-        if vector is None or vector.shape != (self.encoder.bundle.embedding_dim,) or not np.isfinite(vector).all():
-            raise InvalidQueryError(f"vector must be {self.encoder.bundle.embedding_dim} finite numbers")
-        return vector.astype(np.float32)
+        return self._checked_vector(vector)
+
+    def _checked_vector(self, vector: Any) -> NDArray[np.float32]:
+        dimension = self.encoder.bundle.embedding_dim
+        try:
+            numbers = np.asarray(vector, dtype=np.float32)
+        except (TypeError, ValueError) as exc:
+            raise InvalidQueryError(f"vector must be {dimension} numbers") from exc
+        if numbers.shape != (dimension,) or not np.isfinite(numbers).all():
+            raise InvalidQueryError(
+                f"vector must be {dimension} finite numbers, not an array of shape {list(numbers.shape)}"
+            )
+        return numbers
 
     def _known_id(self, like: str) -> str:
         """The id of an image named by id or key; names our own error where Qdrant's would be vague."""

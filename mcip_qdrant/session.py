@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,7 @@ from mcip_qdrant.manifest import Precision
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+_WARNING, _FATAL = 2, 4  # ONNX Runtime's log severities
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,22 @@ def choose_provider(device: Device) -> str:
 @cache
 def _cuda_starts(index: int) -> bool:
     runtime = _runtime()
-    runtime.preload_dlls()
     options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    probe = runtime.InferenceSession(_IDENTITY_GRAPH, options, providers=[(CUDA_PROVIDER, {"device_id": index})])
+    options.log_severity_level = _FATAL
+    # Not having CUDA is an answer here, not an error to report.
+    runtime.set_default_logger_severity(_FATAL)
+    try:
+        _preload_cuda(io.StringIO())
+        probe = runtime.InferenceSession(_IDENTITY_GRAPH, options, providers=[(CUDA_PROVIDER, {"device_id": index})])
+    finally:
+        runtime.set_default_logger_severity(_WARNING)
     return bool(probe.get_providers()[0] == CUDA_PROVIDER)
+
+
+def _preload_cuda(report: TextIO) -> None:
+    """Load CUDA's libraries from their Python packages. ONNX Runtime prints what it misses to stdout, which is for results."""
+    with contextlib.redirect_stdout(report):
+        _runtime().preload_dlls()
 
 
 # One Identity node, float32 [1] -> [1], opset 18, as serialised by onnx: enough to see which provider a session gets.
@@ -139,7 +154,7 @@ class Session:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         providers: list[Any] = [CPU_PROVIDER]
         if provider == CUDA_PROVIDER:
-            runtime.preload_dlls()
+            _preload_cuda(sys.stderr)
             providers = [(CUDA_PROVIDER, _cuda_options(device.index)), CPU_PROVIDER]
         try:
             # In a thread of its own, because the first session of a process also switches subnormal floats off for the thread

@@ -71,6 +71,20 @@ def verify(
     return checks
 
 
+def check_preprocessing(bundle: Bundle) -> None:
+    """Preprocess the golden pictures and compare the pixels with those at export. Takes a fraction of a second, runs no graph.
+
+    Raises:
+        BundleError: this machine's Pillow gives other pixels.
+    """
+    golden = bundle.golden()
+    _same(
+        "preprocessed pixels of picture",
+        pixels_digests(golden.pixels(bundle.manifest.preprocess)),
+        golden.pixels_sha256,
+    )
+
+
 def require(checks: Iterable[GraphCheck]) -> None:
     """Raise where a check failed.
 

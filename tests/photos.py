@@ -1,46 +1,18 @@
-"""Real photographs that ship inside scikit-image and scikit-learn."""
+"""Real photographs, and archives of small cuttings from them."""
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
-
-_NAMES = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "chelsea.png",
-    "coffee.png",
-    "coins.png",
-    "color.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "page.png",
-    "retina.jpg",
-    "rocket.jpg",
-)
-
-
-def _package_folder(package: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise RuntimeError(f"{package} is not installed; it brings the sample photographs: pip install -e .[test]")
-    return Path(spec.origin).parent
+from sample_photos import sample_photos
 
 
 @cache
 def photo_paths() -> tuple[Path, ...]:
-    """Paths of all sample photographs."""
-    paths = [_package_folder("skimage") / "data" / name for name in _NAMES]
-    paths += [_package_folder("sklearn") / "datasets" / "images" / name for name in ("china.jpg", "flower.jpg")]
-    return tuple(path for path in paths if path.is_file())
+    """Paths of the demo's sample photographs, which ship inside scikit-image and scikit-learn."""
+    return tuple(sample_photos())
 
 
 def write_archive(folder: Path, count: int, *, side: int = 160) -> list[Path]:

@@ -174,6 +174,7 @@ def ingest_command(
     from mcip_qdrant.pipeline import Hooks
     from mcip_qdrant.session import Device, choose_provider, default_precision
     from mcip_qdrant.store import EMBEDDED_COMFORT
+    from mcip_qdrant.verify import check_preprocessing
 
     _raise_pillow_limit(max_pixels)
     source = _source(folder or Path(), source_name, list_file, null_separated, all_files)
@@ -182,6 +183,7 @@ def ingest_command(
     wanted = Device.parse(device)
     chosen = precision or default_precision(choose_provider(wanted))
     bundle.check_hashes(bundle.graph("visual", chosen))
+    check_preprocessing(bundle)
     # Spinning threads of the runtime would take the cores from the decode threads.
     encoder = ImageEncoder(bundle, EncoderSettings(wanted, chosen, spinning=False))
     say_device(encoder.provider, device)

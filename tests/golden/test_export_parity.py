@@ -149,7 +149,11 @@ def test_siglip_style_model_end_to_end(tmp_path: Path) -> None:
     checkpoint = models.save_checkpoint(model, tmp_path / "s.safetensors", form="safetensors")
     export_bundle(
         ExportRequest(
-            model=name, checkpoint=checkpoint, tokenizer=folder, output=tmp_path / "b", precisions=("fp32", "fp16", "int8")
+            model=name,
+            checkpoint=checkpoint,
+            tokenizer=folder,
+            output=tmp_path / "b",
+            precisions=("fp32", "fp16", "int8"),
         )
     )
     encoder = QueryEncoder.open(tmp_path / "b", device="cpu")
