@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,12 @@ import pytest
 from photos import write_archive
 
 from mcip_qdrant.bundle import Bundle
+
+
+def pytest_configure() -> None:
+    """Children inherit an ignored Ctrl-C, as a suite started in the background has; the tests need to send one."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
