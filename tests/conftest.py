@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import models
 import pytest
-from photos import write_archive
 
 from mcip_qdrant.bundle import Bundle
 
@@ -77,35 +73,3 @@ def _export(
     folder = workshop / f"{label}.bundle"
     export_bundle(ExportRequest(model=name, checkpoint=checkpoint, output=folder, precisions=precisions))
     return Exported(model, name, checkpoint, folder)
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """A folder of 40 small real photographs."""
-    write_archive(tmp_path / "archive", 40)
-    return tmp_path / "archive"
-
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Iterator[Command]:
-    """Run `mcip-qdrant …` as a real process in `tmp_path`; the exit code is asserted with `expect`."""
-
-    def run(*arguments: object, expect: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "mcip_qdrant", *map(str, arguments)],
-            cwd=options.pop("cwd", tmp_path),
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-            **options,
-        )
-        if expect is not None:
-            assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    return run  # type: ignore[return-value]
