@@ -80,7 +80,7 @@ def ours(config: Mapping[str, Any]) -> Round:
     from mcip_qdrant.store import open_store
 
     bundle = Bundle.open(config["bundle"])
-    encoder = ImageEncoder(bundle, EncoderSettings(Device.parse("cpu"), spinning=False))
+    encoder = ImageEncoder(bundle, EncoderSettings(Device.parse("cpu")))
     folder, count = Path(config["photos"]), len(photo_paths(config))
     options = IngestOptions(collection=COLLECTION, decode=config["variant"])
 

@@ -34,7 +34,7 @@ def ours(config: Mapping[str, Any]) -> None:
             return vectors
 
     bundle = Bundle.open(config["bundle"])
-    encoder = Counting(bundle, EncoderSettings(Device.parse("cpu"), spinning=False))
+    encoder = Counting(bundle, EncoderSettings(Device.parse("cpu")))
     store = open_store(config["qdrant"])
     source = FolderSource("photos", Path(config["photos"]))
     ingest(source, bundle, encoder, store, IngestOptions(collection=COLLECTION))

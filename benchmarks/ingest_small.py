@@ -24,7 +24,7 @@ SETTINGS = {"fastembed:16": "batch 16", "fastembed:64": "batch 64", PARALLEL: "o
 def main() -> None:
     """Measure and print."""
     script = Script(__doc__ or "")
-    script.parser.add_argument("--photos", type=int, default=512, help="how many (default: %(default)s)")
+    script.parser.add_argument("--photos", type=int, default=256, help="how many (default: %(default)s)")
     options = script.parse()
     model = vit_b_32(options.work)
     config = {

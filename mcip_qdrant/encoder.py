@@ -18,13 +18,11 @@ class EncoderSettings:
     """Where and how graphs run.
 
     `precision` None means fp16 on CUDA and fp32 on the CPU. `threads` None means the processors this process may use.
-    `spinning` is off where other threads of the process share the cores.
     """
 
     device: Device = AUTO
     precision: Precision | None = None
     threads: int | None = None
-    spinning: bool = True
 
 
 def open_session(bundle: Bundle, tower: Tower, settings: EncoderSettings) -> Session:
@@ -42,7 +40,6 @@ def open_session(bundle: Bundle, tower: Tower, settings: EncoderSettings) -> Ses
         device=settings.device,
         precision=precision,
         threads=settings.threads,
-        spinning=settings.spinning,
     )
 
 

@@ -120,6 +120,7 @@ def _pipeline_settings(
         decode_threads=options.decode_threads or available_cpus(),
         limits=options.limits,
         checksum=options.checksum,
+        shared_cores=encoder.provider != CUDA_PROVIDER,
     )
     return settings if options.columns is None else replace(settings, columns=options.columns)
 

@@ -7,6 +7,7 @@ thread, writing runs in a thread behind it. Look-ahead is bounded, so memory doe
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,7 +62,9 @@ def _no_columns(_ref: ImageRef) -> Mapping[str, Any]:
 class PipelineSettings:
     """How a run works; what it works on is passed beside it.
 
-    `checksum`: compare SHA-256 instead of size and time. `columns` gives the user's own payload fields of an image.
+    `checksum`: compare SHA-256 instead of size and time. `shared_cores`: the encoder runs on the CPU; decoding then waits while
+    it does, because an operator that loses one of its cores waits for the slowest thread (docs/adr/0006). `columns` gives the
+    user's own payload fields of an image.
     """
 
     stamp: RunStamp
@@ -71,6 +74,7 @@ class PipelineSettings:
     decode_threads: int = 2
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checksum: bool = False
+    shared_cores: bool = False
     columns: Callable[[ImageRef], Mapping[str, Any]] = _no_columns
 
 
@@ -122,6 +126,8 @@ class _Run:
         self.batch: list[tuple[PreparedImage, _Task]] = []
         self.writes: deque[tuple[Future[None], int, int]] = deque()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="upsert")
+        self.cores_free = threading.Event()
+        self.cores_free.set()
 
     def go(self, refs: Iterable[ImageRef]) -> RunReport:
         ahead = 2 * self.settings.batch_size + self.settings.decode_threads
@@ -200,6 +206,7 @@ class _Run:
                 read = read_image(settings.roots[ref.source], ref, max_bytes=settings.limits.max_bytes)
             if settings.checksum and task.previous.get("sha256") == read.sha256:
                 return _Unchanged(task, read.state)
+            self.cores_free.wait()
             with self.report.timed("decode"):
                 scaled_for = settings.preprocess if settings.stamp.decode == "scaled" else None
                 image = decode(read.data, limits=settings.limits, scaled_for=scaled_for)
@@ -234,8 +241,14 @@ class _Run:
         if not self.batch:
             return
         batch, self.batch = self.batch, []
-        with self.report.timed("encode"):
-            vectors = self.encoder.encode(np.stack([image.pixels for image, _ in batch]))
+        pixels = np.stack([image.pixels for image, _ in batch])
+        if self.settings.shared_cores:
+            self.cores_free.clear()
+        try:
+            with self.report.timed("encode"):
+                vectors = self.encoder.encode(pixels)
+        finally:
+            self.cores_free.set()
         good = np.asarray(np.isfinite(vectors).all(axis=1))
         for (image, _), fine in zip(batch, good, strict=True):
             if not fine:

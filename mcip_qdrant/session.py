@@ -129,13 +129,11 @@ class Session:
         device: Device,
         precision: Precision,
         threads: int | None = None,
-        spinning: bool = True,
     ) -> None:
         """Load a graph.
 
         Args:
             threads: threads inside one operator; default: the processors this process may use.
-            spinning: let idle threads busy-wait. Off where decode threads share the cores.
 
         Raises:
             DeviceError: the provider asked for is not the one that is active.
@@ -146,7 +144,10 @@ class Session:
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or available_cpus()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        # Threads may busy-wait between two operators, never between two runs: decode threads need the cores then, and a
+        # service would burn them (docs/adr/0006).
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         # Subnormal floats cost ten times an ordinary operation on CPUs and carry nothing.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if precision == "fp16":

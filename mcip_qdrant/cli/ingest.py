@@ -184,8 +184,7 @@ def ingest_command(
     chosen = precision or default_precision(choose_provider(wanted))
     bundle.check_hashes(bundle.graph("visual", chosen))
     check_preprocessing(bundle)
-    # Spinning threads of the runtime would take the cores from the decode threads.
-    encoder = ImageEncoder(bundle, EncoderSettings(wanted, chosen, spinning=False))
+    encoder = ImageEncoder(bundle, EncoderSettings(wanted, chosen))
     say_device(encoder.provider, device)
     options = IngestOptions(
         collection=collection,
