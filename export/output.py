@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +14,8 @@ from pathlib import Path
 from mcip_qdrant.bundle import MANIFEST_FILE
 from mcip_qdrant.errors import ExportError
 from mcip_qdrant.manifest import Precision
+
+logger = logging.getLogger(__name__)
 
 _BYTES_PER_PARAMETER: dict[Precision, float] = {"fp32": 4, "fp16": 2, "int8": 1.3}
 
@@ -27,6 +31,8 @@ def check_output(output: Path, *, force: bool) -> None:
         raise ExportError(f"--output {output}: the folder {parent} does not exist")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ExportError(f"--output {output}: the folder {parent} is not writable")
+    for leftover in parent.glob(f".{glob.escape(output.name)}.partial-*"):
+        logger.warning("%s is of an export that still runs or was killed; if it was killed, remove it to free the disk", leftover)
     if not os.path.lexists(output):
         return
     if not force:

@@ -14,7 +14,10 @@ from mcip_qdrant.report import DeadLetter
 
 
 class FailureFile:
-    """Written as the run goes; takes the place of the previous run's file when the run ends, however it ends."""
+    """Written as the run goes; takes the place of the previous run's file when the run ends.
+
+    A run that was refused before it could fail any image leaves the previous file as it is.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open.
@@ -33,6 +36,7 @@ class FailureFile:
                 f"--failures {path}: cannot be written: {exc.strerror}; choose another with --failures FILE"
             ) from exc
         self._temporary = Path(name)
+        self._written = False
         self._stream: IO[str] = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
 
     def write(self, letter: DeadLetter) -> None:
@@ -40,6 +44,7 @@ class FailureFile:
         line = {"key": letter.key, "reason": letter.reason.value, "message": letter.message}
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._stream.flush()
+        self._written = True
 
     def __enter__(self) -> Self:
         return self
@@ -48,6 +53,9 @@ class FailureFile:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.close()
+        if kind is not None and not self._written:
+            self._temporary.unlink()
+            return
         # mkstemp makes 0600; other users' tools read this file.
         umask = os.umask(0)
         os.umask(umask)
