@@ -73,14 +73,13 @@ def bare(config: Mapping[str, Any]) -> Round:
 def ours(config: Mapping[str, Any]) -> Round:
     """`mcip_qdrant.ingest.ingest`, as the command line calls it. Variant: `exact` or `scaled`."""
     from mcip_qdrant.bundle import Bundle
-    from mcip_qdrant.encoder import EncoderSettings, ImageEncoder
-    from mcip_qdrant.ingest import IngestOptions, ingest
+    from mcip_qdrant.ingest import IngestOptions, ingest, open_encoder
     from mcip_qdrant.session import Device
     from mcip_qdrant.source import FolderSource
     from mcip_qdrant.store import open_store
 
     bundle = Bundle.open(config["bundle"])
-    encoder = ImageEncoder(bundle, EncoderSettings(Device.parse("cpu")))
+    encoder = open_encoder(bundle, Device.parse("cpu"), "fp32")
     folder, count = Path(config["photos"]), len(photo_paths(config))
     options = IngestOptions(collection=COLLECTION, decode=config["variant"])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,21 @@ def ours(config: Mapping[str, Any]) -> None:
     from mcip_qdrant.source import FolderSource
     from mcip_qdrant.store import open_store
 
+    counting = threading.Lock()
+
     class Counting(ImageEncoder):
         embedded = 0
 
         def encode(self, pixels: Any) -> Any:
             vectors = super().encode(pixels)
-            self.embedded += len(vectors)
-            print(self.embedded, flush=True)
+            with counting:
+                Counting.embedded += len(vectors)
+                print(Counting.embedded, flush=True)
             return vectors
 
     bundle = Bundle.open(config["bundle"])
-    encoder = Counting(bundle, EncoderSettings(Device.parse("cpu")))
+    # Batches side by side, as `open_encoder` has them.
+    encoder = Counting(bundle, EncoderSettings(Device.parse("cpu"), threads=1))
     store = open_store(config["qdrant"])
     source = FolderSource("photos", Path(config["photos"]))
     ingest(source, bundle, encoder, store, IngestOptions(collection=COLLECTION))

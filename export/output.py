@@ -32,7 +32,9 @@ def check_output(output: Path, *, force: bool) -> None:
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ExportError(f"--output {output}: the folder {parent} is not writable")
     for leftover in parent.glob(f".{glob.escape(output.name)}.partial-*"):
-        logger.warning("%s is of an export that still runs or was killed; if it was killed, remove it to free the disk", leftover)
+        logger.warning(
+            "%s is of an export that still runs or was killed; if it was killed, remove it to free the disk", leftover
+        )
     if not os.path.lexists(output):
         return
     if not force:

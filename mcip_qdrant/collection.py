@@ -101,7 +101,8 @@ def check_space(store: Store, name: str, manifest: Manifest) -> None:
         raise ForeignCollectionError(
             f"collection {name!r} was not made by mcip-qdrant, so nothing says which model its vectors come from. "
             f"Its vectors have the right size ({manifest.embedding_dim}). If you know that {manifest.model} "
-            f"(space_id {manifest.space_id[:12]}) made them, adopt it: mcip-qdrant adopt --qdrant {store.location} --collection {name} --bundle BUNDLE; "
+            f"(space_id {manifest.space_id[:12]}) made them, adopt it: "
+            f"mcip-qdrant adopt --qdrant {store.location} --collection {name} --bundle BUNDLE; "
             "otherwise choose another --collection"
         )
     if identity.get("space_id") != manifest.space_id:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcip_qdrant.bundle import Bundle
+from mcip_qdrant.cpus import available_cpus
 from mcip_qdrant.manifest import Precision, Tower
-from mcip_qdrant.session import AUTO, Device, Session, choose_provider, default_precision
+from mcip_qdrant.session import AUTO, CPU_PROVIDER, Device, Session, choose_provider, default_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,12 @@ class ImageEncoder:
 
     def __init__(self, bundle: Bundle, settings: EncoderSettings | None = None) -> None:
         self.bundle = bundle
-        self._session = open_session(bundle, "visual", settings or EncoderSettings())
+        settings = settings or EncoderSettings()
+        self._session = open_session(bundle, "visual", settings)
         self.provider = self._session.provider
+        on_cpu = self.provider == CPU_PROVIDER
+        self.batches_at_once = max(1, available_cpus() // (settings.threads or available_cpus())) if on_cpu else 1
+        """How many batches can be encoded side by side without the threads of one taking the cores of another."""
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode uint8 `[B, H, W, 3]` RGB pixels, as `preprocess` returns them, to float32 `[B, D]`, L2 norm 1."""

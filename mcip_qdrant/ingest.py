@@ -14,22 +14,25 @@ from mcip_qdrant.bundle import Bundle
 from mcip_qdrant.collection import ensure_collection, register_source
 from mcip_qdrant.cpus import available_cpus
 from mcip_qdrant.decode import DecodeLimits
-from mcip_qdrant.encoder import ImageEncoder
+from mcip_qdrant.encoder import EncoderSettings, ImageEncoder
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.keys import ImageRef
+from mcip_qdrant.manifest import Precision
 from mcip_qdrant.pipeline import Hooks, PipelineSettings
 from mcip_qdrant.points import DecodeMode, RunStamp
 from mcip_qdrant.prune import SeenImages, prune
 from mcip_qdrant.report import RunReport
-from mcip_qdrant.session import CUDA_PROVIDER
+from mcip_qdrant.session import CUDA_PROVIDER, Device
 from mcip_qdrant.sink import QdrantSink
 from mcip_qdrant.source import ListingReport, Source
 from mcip_qdrant.store import Store
 
+_BATCHES_AT_ONCE = 4
+
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """What a user can choose. `batch_size` None means 16 on the CPU and 64 on CUDA; `decode_threads` None means one per CPU."""
+    """What a user can choose. `batch_size` None means 8 on the CPU and 64 on CUDA; `decode_threads` None means one per CPU."""
 
     collection: str = "images"
     decode: DecodeMode = "exact"
@@ -55,6 +58,19 @@ class IngestResult:
     prune_refused: str | None
     collection_created: bool
     points: int
+
+
+def open_encoder(bundle: Bundle, device: Device, precision: Precision) -> ImageEncoder:
+    """The image encoder as a bulk load wants it: on the CPU several batches side by side, each with a share of the cores.
+
+    Threads that work on one operator wait for the slowest of them at its end; threads with a batch each do not
+    (docs/adr/0006). At most four batches at once, for the memory that each takes.
+
+    Raises:
+        BundleError, DeviceError, MissingExtraError: as `ImageEncoder`.
+    """
+    cpus = available_cpus()
+    return ImageEncoder(bundle, EncoderSettings(device, precision, threads=max(1, cpus // min(cpus, _BATCHES_AT_ONCE))))
 
 
 def new_run_id() -> str:
@@ -116,11 +132,11 @@ def _pipeline_settings(
         stamp=stamp,
         roots={source.name: source.root},
         preprocess=bundle.manifest.preprocess,
-        batch_size=options.batch_size or (64 if encoder.provider == CUDA_PROVIDER else 16),
+        batch_size=options.batch_size or (64 if encoder.provider == CUDA_PROVIDER else 8),
         decode_threads=options.decode_threads or available_cpus(),
         limits=options.limits,
         checksum=options.checksum,
-        shared_cores=encoder.provider != CUDA_PROVIDER,
+        encodes_at_once=encoder.batches_at_once,
     )
     return settings if options.columns is None else replace(settings, columns=options.columns)
 

@@ -1,13 +1,12 @@
 """references -> read -> decode -> preprocess -> encode -> points -> sink. The one pipeline: CLI, Celery task and tests call it.
 
-Threads: decoding runs in a pool ahead of the encoder (Pillow and file reads release the GIL), the encoder runs in the caller's
-thread, writing runs in a thread behind it. Look-ahead is bounded, so memory does not grow with the number of images.
+Threads: decoding runs in a pool ahead of the encoder (Pillow and file reads release the GIL), the encoder in as many threads as it
+takes batches at once, writing in a thread behind it. Look-ahead is bounded, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,19 +61,18 @@ def _no_columns(_ref: ImageRef) -> Mapping[str, Any]:
 class PipelineSettings:
     """How a run works; what it works on is passed beside it.
 
-    `checksum`: compare SHA-256 instead of size and time. `shared_cores`: the encoder runs on the CPU; decoding then waits while
-    it does, because an operator that loses one of its cores waits for the slowest thread (docs/adr/0006). `columns` gives the
-    user's own payload fields of an image.
+    `encodes_at_once`: how many batches the encoder takes side by side. `checksum`: compare SHA-256 instead of size and time.
+    `columns` gives the user's own payload fields of an image.
     """
 
     stamp: RunStamp
     roots: Mapping[str, Path]
     preprocess: Preprocess
     batch_size: int = 16
+    encodes_at_once: int = 1
     decode_threads: int = 2
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checksum: bool = False
-    shared_cores: bool = False
     columns: Callable[[ImageRef], Mapping[str, Any]] = _no_columns
 
 
@@ -103,6 +101,7 @@ class _Unchanged:
 
 
 _Prepared = PreparedImage | _Unchanged | DeadLetter
+_InHand = tuple[PreparedImage, _Task]
 
 
 def run(
@@ -123,11 +122,11 @@ class _Run:
     def __init__(self, encoder: Encoder, sink: Sink, settings: PipelineSettings, hooks: Hooks) -> None:
         self.encoder, self.sink, self.settings, self.hooks = encoder, sink, settings, hooks
         self.report = RunReport()
-        self.batch: list[tuple[PreparedImage, _Task]] = []
+        self.batch: list[_InHand] = []
         self.writes: deque[tuple[Future[None], int, int]] = deque()
+        self.encodes: deque[tuple[Future[NDArray[np.float32]], list[_InHand]]] = deque()
+        self.encoders = ThreadPoolExecutor(settings.encodes_at_once, thread_name_prefix="encode")
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="upsert")
-        self.cores_free = threading.Event()
-        self.cores_free.set()
 
     def go(self, refs: Iterable[ImageRef]) -> RunReport:
         ahead = 2 * self.settings.batch_size + self.settings.decode_threads
@@ -145,11 +144,13 @@ class _Run:
                 self._take(*pending.popleft())
             if not self._stopping():
                 self._encode()
+            while self.encodes:
+                self._settle_encode()
             while self.writes:
                 self._settle_write()
         finally:
             # Queued decodes are dropped, running ones end by themselves; an upsert in flight is always waited for.
-            for executor in (lookups, decoders, self.writer):
+            for executor in (lookups, decoders, self.encoders, self.writer):
                 executor.shutdown(wait=True, cancel_futures=True)
         self.report.interrupted = self._stopping()
         return self.report
@@ -206,7 +207,6 @@ class _Run:
                 read = read_image(settings.roots[ref.source], ref, max_bytes=settings.limits.max_bytes)
             if settings.checksum and task.previous.get("sha256") == read.sha256:
                 return _Unchanged(task, read.state)
-            self.cores_free.wait()
             with self.report.timed("decode"):
                 scaled_for = settings.preprocess if settings.stamp.decode == "scaled" else None
                 image = decode(read.data, limits=settings.limits, scaled_for=scaled_for)
@@ -241,14 +241,19 @@ class _Run:
         if not self.batch:
             return
         batch, self.batch = self.batch, []
+        self.encodes.append((self.encoders.submit(self._run_encoder, batch), batch))
+        # One batch more than the encoder takes waits ready, so that it never waits for the next.
+        while self.encodes and (len(self.encodes) > self.settings.encodes_at_once + 1 or self.encodes[0][0].done()):
+            self._settle_encode()
+
+    def _run_encoder(self, batch: list[_InHand]) -> NDArray[np.float32]:
         pixels = np.stack([image.pixels for image, _ in batch])
-        if self.settings.shared_cores:
-            self.cores_free.clear()
-        try:
-            with self.report.timed("encode"):
-                vectors = self.encoder.encode(pixels)
-        finally:
-            self.cores_free.set()
+        with self.report.timed("encode"):
+            return self.encoder.encode(pixels)
+
+    def _settle_encode(self) -> None:
+        future, batch = self.encodes.popleft()
+        vectors = future.result()
         good = np.asarray(np.isfinite(vectors).all(axis=1))
         for (image, _), fine in zip(batch, good, strict=True):
             if not fine:
@@ -260,7 +265,7 @@ class _Run:
         while self.writes and (len(self.writes) > 2 or self.writes[0][0].done()):
             self._settle_write()
 
-    def _write(self, batch: list[tuple[PreparedImage, _Task]], vectors: NDArray[np.float32]) -> None:
+    def _write(self, batch: list[_InHand], vectors: NDArray[np.float32]) -> None:
         settings = self.settings
         with self.report.timed("upsert"):
             payloads = [

@@ -104,7 +104,7 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
     help="Where to list images that failed: key, reason, message. Rewritten by each run.",
 )
 @click.option(
-    "--batch-size", type=click.IntRange(1, 4096), help="Images per model call. Default: 16 on the CPU, 64 on CUDA."
+    "--batch-size", type=click.IntRange(1, 4096), help="Images per model call. Default: 8 on the CPU, 64 on CUDA."
 )
 @click.option("--decode-threads", type=click.IntRange(1, 256), help="Default: one per CPU this process may use.")
 @click.option(
@@ -167,10 +167,9 @@ def ingest_command(
     from mcip_qdrant.bundle import Bundle
     from mcip_qdrant.columns import Columns
     from mcip_qdrant.decode import DecodeLimits
-    from mcip_qdrant.encoder import EncoderSettings, ImageEncoder
     from mcip_qdrant.errors import SourceError
     from mcip_qdrant.failures import FailureFile
-    from mcip_qdrant.ingest import IngestOptions, ingest
+    from mcip_qdrant.ingest import IngestOptions, ingest, open_encoder
     from mcip_qdrant.pipeline import Hooks
     from mcip_qdrant.session import Device, choose_provider, default_precision
     from mcip_qdrant.store import EMBEDDED_COMFORT
@@ -184,7 +183,7 @@ def ingest_command(
     chosen = precision or default_precision(choose_provider(wanted))
     bundle.check_hashes(bundle.graph("visual", chosen))
     check_preprocessing(bundle)
-    encoder = ImageEncoder(bundle, EncoderSettings(wanted, chosen))
+    encoder = open_encoder(bundle, wanted, chosen)
     say_device(encoder.provider, device)
     options = IngestOptions(
         collection=collection,
