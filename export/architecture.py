@@ -125,7 +125,7 @@ def _local_architecture(model: str, quick_gelu: bool | None) -> Architecture:
     activation: Activation = "quick_gelu" if config.get("quick_gelu") or quick_gelu else "gelu"
     if quick_gelu is False and activation == "quick_gelu":
         raise ExportError(f'{path} says "quick_gelu": true; --no-quick-gelu contradicts it')
-    return Architecture(model, activation, chosen, config, str(path))
+    return Architecture(model, activation, chosen, config, path.name)
 
 
 def _activation_of(config: Mapping[str, Any]) -> Activation:

@@ -17,7 +17,7 @@ from mcip_qdrant import golden
 from mcip_qdrant.bundle import MANIFEST_FILE, Bundle, file_sha256
 from mcip_qdrant.errors import ExportError
 from mcip_qdrant.export import graphs
-from mcip_qdrant.export.architecture import Architecture, resolve_architecture
+from mcip_qdrant.export.architecture import LOCAL_PREFIX, Architecture, resolve_architecture
 from mcip_qdrant.export.checkpoint import load_model
 from mcip_qdrant.export.golden import COUNT, make_golden_set
 from mcip_qdrant.export.output import check_disk, check_output, publish, work_folder, write_durably
@@ -25,7 +25,7 @@ from mcip_qdrant.export.reference_tokenizer import load_reference_tokenizer
 from mcip_qdrant.export.space_id import space_id
 from mcip_qdrant.export.tokenizer import export_tokenizer
 from mcip_qdrant.export.towers import ImageTower, OpenClipModel, TextTower
-from mcip_qdrant.golden import GoldenSet, compare
+from mcip_qdrant.golden import compare
 from mcip_qdrant.manifest import Graph, Manifest, Parity, Precision, Preprocess, TokenizerConfig, Tower
 from mcip_qdrant.session import Device, Session
 from mcip_qdrant.verify import BOUNDS, encode_in_batches
@@ -86,30 +86,19 @@ def export_bundle(request: ExportRequest, steps: Steps | None = None) -> Bundle:
     )
     # Before minutes of work: the tokenizer's files are what is most often missing.
     reference_tokenizer = load_reference_tokenizer(architecture.name, architecture.text_config, request.tokenizer)
-    steps.begin("load checkpoint", None)
-    model = load_model(architecture, checkpoint=request.checkpoint, pretrained=request.pretrained)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    check_disk(request.output, parameters, request.precisions)
     with work_folder(request.output) as work:
-        tokenizer = export_tokenizer(reference_tokenizer, work, vocab_size=_vocab_size(model))
-        preprocess = _preprocess(model, architecture)
-        steps.begin("space_id", None)
-        identity = space_id(model.state_dict(), architecture.fingerprint(), preprocess, tokenizer)
-        steps.begin("golden vectors by torch", 2 * COUNT)
-        made = make_golden_set(model, reference_tokenizer, preprocess, on_item=steps.advance)
-        made.save(work)
+        # The torch model lives inside this call only: with it, the graphs' own copies would not fit beside it.
+        traced = _trace(request, architecture, reference_tokenizer, work, steps)
         written = [
-            graph
-            for job in _towers(model, preprocess, tokenizer, made)
-            for graph in _write_graphs(job, request, work, steps)
+            graph for raw in traced.graphs for graph in _write_variants(raw, _paths(raw, request, work), request, steps)
         ]
         manifest = Manifest(
             model=architecture.label,
             activation=architecture.activation,
-            embedding_dim=int(made.image_vectors.shape[1]),
-            space_id=identity,
-            preprocess=preprocess,
-            tokenizer=tokenizer,
+            embedding_dim=traced.embedding_dim,
+            space_id=traced.space_id,
+            preprocess=traced.preprocess,
+            tokenizer=traced.tokenizer,
             graphs=tuple(written),
             golden_sha256=file_sha256(work / golden.FILE),
             source=_source(request, architecture),
@@ -124,50 +113,80 @@ def export_bundle(request: ExportRequest, steps: Steps | None = None) -> Bundle:
 
 
 @dataclass(frozen=True, slots=True)
-class _TowerJob:
-    """One tower to export: the module, its input, and golden rows with the vectors that torch gave for them."""
+class _RawGraph:
+    """One tower as float32 ONNX, and golden rows with the vectors that torch gave for them."""
 
     tower: Tower
-    module: torch.nn.Module
     input_name: str
-    example: torch.Tensor
+    path: Path
     rows: NDArray[Any]
     reference: NDArray[np.float32]
 
 
-def _towers(
-    model: OpenClipModel, preprocess: Preprocess, tokenizer: TokenizerConfig, made: GoldenSet
-) -> list[_TowerJob]:
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """What is left of the torch model once its towers are on disk."""
+
+    space_id: str
+    embedding_dim: int
+    preprocess: Preprocess
+    tokenizer: TokenizerConfig
+    graphs: tuple[_RawGraph, ...]
+
+
+def _trace(
+    request: ExportRequest, architecture: Architecture, reference_tokenizer: Any, work: Path, steps: Steps
+) -> _Traced:
+    steps.begin("load checkpoint", None)
+    model: OpenClipModel = load_model(architecture, checkpoint=request.checkpoint, pretrained=request.pretrained)
+    check_disk(request.output, sum(parameter.numel() for parameter in model.parameters()), request.precisions)
+    tokenizer = export_tokenizer(reference_tokenizer, work, vocab_size=_vocab_size(model))
+    preprocess = _preprocess(model, architecture)
+    steps.begin("space_id", None)
+    identity = space_id(model.state_dict(), architecture.fingerprint(), preprocess, tokenizer)
+    steps.begin("golden vectors by torch", 2 * COUNT)
+    made = make_golden_set(model, reference_tokenizer, preprocess, on_item=steps.advance)
+    made.save(work)
+    raw = (
+        _RawGraph("visual", "pixels", work / "visual.onnx", made.pixels(preprocess), made.image_vectors),
+        _RawGraph("textual", "token_ids", work / "textual.onnx", made.token_ids, made.text_vectors),
+    )
     # The exporter takes a batch of one for a constant, so examples hold two items.
     pixels = torch.zeros((2, *preprocess.size, 3), dtype=torch.uint8)
     token_ids = torch.zeros((2, tokenizer.context_length), dtype=torch.int64)
-    images, texts = ImageTower(model, preprocess), TextTower(model)
-    return [
-        _TowerJob("visual", images, "pixels", pixels, made.pixels(preprocess), made.image_vectors),
-        _TowerJob("textual", texts, "token_ids", token_ids, made.token_ids, made.text_vectors),
-    ]
+    towers = ((ImageTower(model, preprocess), pixels), (TextTower(model), token_ids))
+    for graph, (module, example) in zip(raw, towers, strict=True):
+        steps.begin(f"export {graph.tower} tower", None)
+        graphs.export_raw(
+            module, example, graph.input_name, graph.path, external_data_above=request.external_data_above
+        )
+    return _Traced(identity, int(made.image_vectors.shape[1]), preprocess, tokenizer, raw)
 
 
-def _write_graphs(job: _TowerJob, request: ExportRequest, work: Path, steps: Steps) -> Iterator[Graph]:
-    limit = request.external_data_above
-    raw = work / f"{job.tower}.onnx"
-    paths = {item: raw if item == "fp32" else work / f"{job.tower}.{item}.onnx" for item in request.precisions}
-    steps.begin(f"export {job.tower} tower", None)
-    graphs.export_raw(job.module, job.example, job.input_name, raw, external_data_above=limit)
+def _paths(raw: _RawGraph, request: ExportRequest, work: Path) -> dict[Precision, Path]:
+    return {
+        precision: raw.path if precision == "fp32" else work / f"{raw.tower}.{precision}.onnx"
+        for precision in request.precisions
+    }
+
+
+def _write_variants(
+    raw: _RawGraph, paths: dict[Precision, Path], request: ExportRequest, steps: Steps
+) -> Iterator[Graph]:
     for precision, path in paths.items():
-        if path != raw:
-            steps.begin(f"make {job.tower} {precision}", None)
-            graphs.export_variant(raw, path, precision, external_data_above=limit)
-    if raw not in paths.values():
-        for file in graphs.graph_files(raw):
+        if path != raw.path:
+            steps.begin(f"make {raw.tower} {precision}", None)
+            graphs.export_variant(raw.path, path, precision, external_data_above=request.external_data_above)
+    if raw.path not in paths.values():
+        for file in graphs.graph_files(raw.path):
             file.unlink()
     for precision, path in paths.items():
-        graphs.finish(path, job.input_name)
-        steps.begin(f"check {job.tower} {precision}", COUNT)
-        parity = _parity(path, precision, job, steps)
+        graphs.finish(path, raw.input_name)
+        steps.begin(f"check {raw.tower} {precision}", COUNT)
+        parity = _parity(path, precision, raw, steps)
         files = graphs.graph_files(path)
         yield Graph(
-            tower=job.tower,
+            tower=raw.tower,
             precision=precision,
             file=path.name,
             sha256={file.name: file_sha256(file) for file in files},
@@ -177,9 +196,9 @@ def _write_graphs(job: _TowerJob, request: ExportRequest, work: Path, steps: Ste
         )
 
 
-def _parity(path: Path, precision: Precision, job: _TowerJob, steps: Steps) -> Parity:
+def _parity(path: Path, precision: Precision, raw: _RawGraph, steps: Steps) -> Parity:
     session = Session(path, device=Device("cpu"), precision=precision)
-    found = compare(encode_in_batches(session.run, job.rows, steps.advance), job.reference)
+    found = compare(encode_in_batches(session.run, raw.rows, steps.advance), raw.reference)
     bound = BOUNDS[precision]
     if found.minimum < bound:
         raise ExportError(
@@ -220,7 +239,12 @@ def _vocab_size(model: OpenClipModel) -> int:
 
 
 def _source(request: ExportRequest, architecture: Architecture) -> dict[str, Any]:
-    source: dict[str, Any] = {"requested_model": request.model, "settings_from": architecture.decided_by}
+    # A local architecture by its folder's name: bundles travel, the exporting machine's paths do not concern their readers.
+    local = request.model.startswith(LOCAL_PREFIX)
+    source: dict[str, Any] = {
+        "requested_model": f"{LOCAL_PREFIX}{architecture.label}" if local else request.model,
+        "settings_from": architecture.decided_by,
+    }
     if request.checkpoint is not None:
         source |= {"checkpoint": request.checkpoint.name, "checkpoint_sha256": file_sha256(request.checkpoint)}
     else:
