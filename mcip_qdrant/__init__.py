@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcip_qdrant.bundle import Bundle
     from mcip_qdrant.errors import (
+        BrokerError,
         BundleError,
         ConfigurationError,
         DeviceError,
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
         ImageError,
         InvalidQueryError,
         McipError,
+        MessageError,
         MissingExtraError,
         Reason,
+        RunError,
         SourceError,
         SpaceMismatchError,
         StoreError,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BrokerError": "errors",
     "Bundle": "bundle",
     "BundleError": "errors",
     "ConfigurationError": "errors",
@@ -42,9 +46,11 @@ _HOME = {
     "ImageError": "errors",
     "InvalidQueryError": "errors",
     "McipError": "errors",
+    "MessageError": "errors",
     "MissingExtraError": "errors",
     "QueryEncoder": "query",
     "Reason": "errors",
+    "RunError": "errors",
     "SourceError": "errors",
     "SpaceMismatchError": "errors",
     "StoreError": "errors",
@@ -53,6 +59,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BrokerError",
     "Bundle",
     "BundleError",
     "ConfigurationError",
@@ -64,9 +71,11 @@ __all__ = [
     "ImageError",
     "InvalidQueryError",
     "McipError",
+    "MessageError",
     "MissingExtraError",
     "QueryEncoder",
     "Reason",
+    "RunError",
     "SourceError",
     "SpaceMismatchError",
     "StoreError",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcip_qdrant.errors import ForeignCollectionError, SourceError, SpaceMismatchError, StoreError
-from mcip_qdrant.keys import encode_path
+from mcip_qdrant.keys import decode_path, encode_path
 from mcip_qdrant.manifest import Manifest
 from mcip_qdrant.store import Store
 
@@ -152,6 +153,17 @@ def register_source(store: Store, name: str, source: str, root: Path, *, moved: 
         )
     if known is None or known.get("root") != encoded:
         store.call(lambda client: client.update_collection(name, metadata={key: {"root": encoded}}), attempts=_ATTEMPTS)
+
+
+def registered_root(store: Store, name: str, source: str) -> Path | None:
+    """The folder that a source name stands for where the archive was listed, or None if nobody registered it.
+
+    Raises:
+        StoreError: Qdrant failed.
+    """
+    info = describe(store, name)
+    known = ((info.config.metadata if info else None) or {}).get(_SOURCE_KEY + source)
+    return Path(os.fsdecode(decode_path(known["root"]))) if known else None
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:

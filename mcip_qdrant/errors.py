@@ -13,6 +13,9 @@
     ├── SourceError               exit 1   the source of image references cannot be read
     ├── StoreError                exit 1   Qdrant refused or failed
     │   └── StoreUnavailableError          Qdrant is away, slow or overloaded (transient: retrying may help)
+    ├── BrokerError               exit 1   Redis is away or refuses (transient: retrying may help)
+    ├── MessageError              exit 1   a task message that this version cannot read
+    ├── RunError                  exit 1   unknown run, or one that cannot do what was asked
     ├── InvalidQueryError         exit 1   empty text, unknown key, negative limit
     └── ImageError                exit 1   one image cannot be embedded (permanent: a dead letter, never a retry)
 """
@@ -37,6 +40,10 @@ class Reason(StrEnum):
     NOT_A_FILE = "not_a_file"
     OUTSIDE_ROOT = "outside_root"
     NOT_FINITE = "not_finite"
+    CRASHED_DECODER = "crashed_decoder"
+    CRASHED_WORKER = "crashed_worker"
+    QDRANT_UNAVAILABLE = "qdrant_unavailable"
+    QDRANT_REFUSED = "qdrant_refused"
 
 
 class McipError(Exception):
@@ -85,6 +92,18 @@ class StoreError(McipError):
 
 class StoreUnavailableError(StoreError):
     """Qdrant is away, slow or overloaded; the same call may succeed later."""
+
+
+class BrokerError(McipError):
+    """Redis is away, full or refuses; the same call may succeed later."""
+
+
+class MessageError(McipError):
+    """A task message of another format version, or one that makes no sense."""
+
+
+class RunError(McipError):
+    """The ledger knows no such run, or the run cannot do what was asked of it."""
 
 
 class InvalidQueryError(McipError, ValueError):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mcip_qdrant import pipeline
+from mcip_qdrant.bulk import bulk_load
 from mcip_qdrant.bundle import Bundle
 from mcip_qdrant.collection import ensure_collection, register_source
 from mcip_qdrant.cpus import available_cpus
@@ -28,6 +29,8 @@ from mcip_qdrant.source import ListingReport, Source
 from mcip_qdrant.store import Store
 
 _BATCHES_AT_ONCE = 4
+WRITE_SIZE = 64
+"""Points per request to a server: Qdrant's advice is 64 to 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class IngestOptions:
     prune: bool = False
     confirmed: bool = False
     source_moved: bool = False
+    bulk: bool = False
     indexes: Mapping[str, str] = field(default_factory=dict)
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     batch_size: int | None = None
@@ -73,9 +77,19 @@ def open_encoder(bundle: Bundle, device: Device, precision: Precision) -> ImageE
     return ImageEncoder(bundle, EncoderSettings(device, precision, threads=max(1, cpus // min(cpus, _BATCHES_AT_ONCE))))
 
 
+def default_batch_size(encoder: ImageEncoder) -> int:
+    """Images per model call, unless the user says otherwise."""
+    return 64 if encoder.provider == CUDA_PROVIDER else 8
+
+
 def new_run_id() -> str:
     """A run id that sorts by time and is unique."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+
+def timestamp() -> str:
+    """The time now, as payloads have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def ingest(
@@ -97,13 +111,14 @@ def ingest(
     if options.prune and not source.complete:
         raise SourceError("--prune needs a folder: a list does not say which images are gone")
     listing, seen = ListingReport(), SeenImages()
-    refs = _references(source, listing, may_be_empty=options.prune or not source.complete)
+    refs = references(source, listing, may_be_empty=options.prune or not source.complete)
     created = ensure_collection(store, options.collection, bundle.manifest, options.indexes)
     register_source(store, options.collection, source.name, source.root, moved=options.source_moved)
     run_id = new_run_id()
-    settings = _pipeline_settings(source, bundle, encoder, options, run_id)
+    settings = _pipeline_settings(source, bundle, encoder, options, run_id, 1 if store.embedded else WRITE_SIZE)
     sink = QdrantSink(store, options.collection)
-    report = pipeline.run(seen.watch(refs) if options.prune else refs, encoder, sink, settings, hooks)
+    with bulk_load(store, options.collection, defer=options.bulk):
+        report = pipeline.run(seen.watch(refs) if options.prune else refs, encoder, sink, settings, hooks)
     pruned, refused = 0, None
     if options.prune and not report.interrupted:
         try:
@@ -113,7 +128,7 @@ def ingest(
     return IngestResult(run_id, report, listing, pruned, refused, created, sink.count())
 
 
-def _references(source: Source, listing: ListingReport, *, may_be_empty: bool) -> Iterator[ImageRef]:
+def references(source: Source, listing: ListingReport, *, may_be_empty: bool) -> Iterator[ImageRef]:
     """List the source; a folder without any image is told before a collection is made or a source name is taken."""
     refs = source(listing)
     if may_be_empty:
@@ -125,18 +140,19 @@ def _references(source: Source, listing: ListingReport, *, may_be_empty: bool) -
 
 
 def _pipeline_settings(
-    source: Source, bundle: Bundle, encoder: ImageEncoder, options: IngestOptions, run_id: str
+    source: Source, bundle: Bundle, encoder: ImageEncoder, options: IngestOptions, run_id: str, write_size: int
 ) -> PipelineSettings:
-    stamp = RunStamp(run_id, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), options.decode)
+    stamp = RunStamp(run_id, timestamp(), options.decode)
     settings = PipelineSettings(
         stamp=stamp,
         roots={source.name: source.root},
         preprocess=bundle.manifest.preprocess,
-        batch_size=options.batch_size or (64 if encoder.provider == CUDA_PROVIDER else 8),
+        batch_size=options.batch_size or default_batch_size(encoder),
         decode_threads=options.decode_threads or available_cpus(),
         limits=options.limits,
         checksum=options.checksum,
         encodes_at_once=encoder.batches_at_once,
+        write_size=write_size,
     )
     return settings if options.columns is None else replace(settings, columns=options.columns)
 

@@ -153,6 +153,8 @@ class Session:
         if precision == "fp16":
             # ONNX Runtime 1.31 crashes on the CPU when its layout optimiser meets these fp16 graphs; it does nothing on CUDA.
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            # On the CPU every weight is cast on the way; planning one block for all casts at once would double the memory.
+            options.enable_mem_pattern = provider == CUDA_PROVIDER
         providers: list[Any] = [CPU_PROVIDER]
         if provider == CUDA_PROVIDER:
             _preload_cuda(sys.stderr)

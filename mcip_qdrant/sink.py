@@ -19,16 +19,17 @@ _DELETE_BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class QdrantSink:
-    """One collection to write into."""
+    """One collection to write into. A call is tried `attempts` times while Qdrant is away."""
 
     store: Store
     collection: str
+    attempts: int = _ATTEMPTS
 
     def known(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Payloads of those points that exist, by point id."""
         records = self.store.call(
             lambda client: client.retrieve(self.collection, ids, with_payload=True, with_vectors=False),
-            attempts=_ATTEMPTS,
+            attempts=self.attempts,
         )
         return {str(record.id): record.payload or {} for record in records}
 
@@ -37,7 +38,7 @@ class QdrantSink:
         from qdrant_client import models
 
         batch = models.Batch(ids=list(ids), vectors=vectors.tolist(), payloads=list(payloads))
-        self.store.call(lambda client: client.upsert(self.collection, batch, wait=True), attempts=_ATTEMPTS)
+        self.store.call(lambda client: client.upsert(self.collection, batch, wait=True), attempts=self.attempts)
 
     def update_payloads(self, changes: Mapping[str, dict[str, Any]]) -> None:
         """Set payload fields on existing points, by point id; other fields stay."""
@@ -50,7 +51,7 @@ class QdrantSink:
             for point, fields in changes.items()
         ]
         self.store.call(
-            lambda client: client.batch_update_points(self.collection, operations, wait=True), attempts=_ATTEMPTS
+            lambda client: client.batch_update_points(self.collection, operations, wait=True), attempts=self.attempts
         )
 
     def ids_of_source(self, source: str) -> Iterator[tuple[str, str]]:
@@ -71,7 +72,7 @@ class QdrantSink:
             lambda client: client.scroll(
                 self.collection, scroll_filter=of_source, limit=_SCROLL_PAGE, offset=offset, with_payload=["key"]
             ),
-            attempts=_ATTEMPTS,
+            attempts=self.attempts,
         )
 
     def delete(self, ids: Iterable[str]) -> None:
@@ -84,8 +85,8 @@ class QdrantSink:
         from qdrant_client import models
 
         selected = models.PointIdsList(points=list(ids))
-        self.store.call(lambda client: client.delete(self.collection, selected, wait=True), attempts=_ATTEMPTS)
+        self.store.call(lambda client: client.delete(self.collection, selected, wait=True), attempts=self.attempts)
 
     def count(self) -> int:
         """Points in the collection."""
-        return self.store.call(lambda client: client.count(self.collection, exact=True), attempts=_ATTEMPTS).count
+        return self.store.call(lambda client: client.count(self.collection, exact=True), attempts=self.attempts).count

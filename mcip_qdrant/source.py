@@ -12,6 +12,7 @@ from typing import IO, Protocol
 
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.keys import ImageRef, encode_path
+from mcip_qdrant.spill import SeenNames, SortedNames
 
 IMAGE_SUFFIXES = frozenset(
     b".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .bmp .dib .tif .tiff .avif .avifs".split()
@@ -69,20 +70,21 @@ class FolderSource:
         pending = [(folder, prefix)]
         while pending:
             folder, prefix = pending.pop()
+            files, below = SortedNames(), []
             try:
                 with os.scandir(folder) as listing:
-                    entries = sorted(listing, key=lambda entry: entry.name)
+                    for entry in listing:
+                        if entry.is_dir(follow_symlinks=False):
+                            below.append(entry.name)
+                        elif self._is_candidate(entry, report):
+                            files.add(entry.name)
             except OSError as exc:
                 report.errors.append(f"{encode_path(folder)}: {exc.strerror}")
                 continue
-            below = []
-            for entry in entries:
-                relative = prefix + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    below.append((entry.path, relative + b"/"))
-                elif self._is_candidate(entry, report):
-                    yield ImageRef(self.name, encode_path(relative))
-            pending.extend(reversed(below))
+            for name in files:
+                yield ImageRef(self.name, encode_path(prefix + name))
+            for name in sorted(below, reverse=True):
+                pending.append((os.path.join(folder, name), prefix + name + b"/"))
 
     def _is_candidate(self, entry: os.DirEntry[bytes], report: ListingReport) -> bool:
         suffix = os.path.splitext(entry.name)[1].lower()
@@ -121,7 +123,7 @@ class ListSource:
     def __call__(self, report: ListingReport) -> Iterator[ImageRef]:
         """Read the list as it comes; each path once."""
         root = os.path.normpath(os.fsencode(self.root.absolute()))
-        seen: set[bytes] = set()
+        seen = SeenNames()
         for raw in _split(self.stream, self.separator):
             line = raw.removesuffix(b"\r") if self.separator == b"\n" else raw
             if not line:
@@ -133,8 +135,7 @@ class ListSource:
             if relative in {b".", b".."} or relative.startswith(b"../"):
                 report.errors.append(f"{encode_path(line)}: not below {self.root}")
                 continue
-            if relative not in seen:
-                seen.add(relative)
+            if seen.add(relative):
                 yield ImageRef(self.name, encode_path(relative))
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from mcip_qdrant.cli.ingest_broker import BrokerOptions, ingest_by_broker
+from mcip_qdrant.cli.ingest_input import chosen_source, parse_indexes, raise_pillow_limit
 from mcip_qdrant.cli.ingest_output import ProgressBar, print_result, stop_on_interrupt
 from mcip_qdrant.cli.options import (
     ANY_PATH,
+    broker_option,
     bundle_option,
     connect,
     device_option,
@@ -23,22 +24,10 @@ from mcip_qdrant.cli.options import (
 from mcip_qdrant.manifest import Precision
 
 if TYPE_CHECKING:
-    from mcip_qdrant.source import Source
+    from mcip_qdrant.ingest import IngestResult
 
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
-
-
-def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    from mcip_qdrant.collection import INDEX_TYPES
-
-    indexes = {}
-    for value in values:
-        field, _, kind = value.rpartition(":")
-        if not field or kind not in INDEX_TYPES:
-            raise click.BadParameter(f"{value!r}: expected FIELD:TYPE with TYPE one of {', '.join(INDEX_TYPES)}")
-        indexes[field] = kind
-    return indexes
 
 
 @click.command("ingest")
@@ -80,7 +69,7 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
     "indexes",
     multiple=True,
     metavar="FIELD:TYPE",
-    callback=_indexes,
+    callback=parse_indexes,
     help="Payload index, made before the load (servers only). Repeatable.",
 )
 @click.option(
@@ -92,6 +81,11 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
     default="exact",
     show_default=True,
     help="scaled: JPEGs are decoded at reduced size, much faster for camera-size photos, slightly different vectors.",
+)
+@click.option(
+    "--bulk",
+    is_flag=True,
+    help="For one large load into a server: no HNSW links are built meanwhile, and all of them once afterwards.",
 )
 @click.option("--prune", is_flag=True, help="Afterwards delete this source's points whose images are gone.")
 @click.option("--yes", is_flag=True, help="Let --prune delete more than 20 % of the source.")
@@ -121,6 +115,25 @@ def _indexes(_context: click.Context, _parameter: click.Parameter, values: tuple
     show_default=True,
     help="Larger files are refused.",
 )
+@broker_option(required=False)
+@click.option(
+    "--chunk-size",
+    type=click.IntRange(1, 4096),
+    default=256,
+    show_default=True,
+    help="With --broker: images per task. A run that is resumed keeps its own.",
+)
+@click.option(
+    "--look-ahead",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="With --broker: how many chunks may wait in the queue.",
+)
+@click.option(
+    "--detach", is_flag=True, help="With --broker: print the run id and go on in the background; see `status`."
+)
+@click.option("--resume", metavar="RUN", help="With --broker: go on with a run whose dispatcher stopped.")
 @json_option
 def ingest_command(
     folder: Path | None,
@@ -138,6 +151,7 @@ def ingest_command(
     indexes: dict[str, str],
     checksum: bool,
     decode: str,
+    bulk: bool,
     prune: bool,
     yes: bool,
     failures_file: Path,
@@ -145,6 +159,11 @@ def ingest_command(
     decode_threads: int | None,
     max_pixels: int,
     max_bytes: int,
+    broker: str | None,
+    chunk_size: int,
+    look_ahead: int,
+    detach: bool,
+    resume: str | None,
     as_json: bool,
 ) -> int:
     """Bring a collection up to date with a folder of images.
@@ -152,10 +171,13 @@ def ingest_command(
     Unchanged images are skipped, changed ones replaced, so an interrupted run is continued by running it again. One bad file
     never stops the run: it is listed in --failures, and exit code 3 says that there were some.
 
+    With --broker the work is done by `mcip-qdrant worker` processes, and this one only lists, dispatches and shows progress.
+
     \b
     Examples:
       mcip-qdrant ingest photos --bundle bundle
       mcip-qdrant ingest /mnt/archive --source archive --qdrant http://localhost:6333 --columns tags.csv --index year:integer
+      mcip-qdrant ingest /mnt/archive --bundle bundle --qdrant http://qdrant:6333 --broker redis://redis:6379/0
       find photos -newer stamp -print0 | mcip-qdrant ingest --list - -0 --bundle bundle
     """
     if folder is None and list_file is None:
@@ -164,27 +186,23 @@ def ingest_command(
         raise click.UsageError("--prune needs a folder: a list does not say which images are gone")
     if null_separated and list_file is None:
         raise click.UsageError("-0 says how the paths of --list are separated; there is no --list")
+    if broker is None and (detach or resume is not None):
+        raise click.UsageError("--detach and --resume are for distributed runs: give --broker URL")
+    if broker is not None:
+        _refuse_with_broker(prune, detach, list_file, batch_size, decode_threads)
     from mcip_qdrant.bundle import Bundle
     from mcip_qdrant.columns import Columns
     from mcip_qdrant.decode import DecodeLimits
-    from mcip_qdrant.errors import SourceError
     from mcip_qdrant.failures import FailureFile
     from mcip_qdrant.ingest import IngestOptions, ingest, open_encoder
     from mcip_qdrant.pipeline import Hooks
     from mcip_qdrant.session import Device, choose_provider, default_precision
-    from mcip_qdrant.store import EMBEDDED_COMFORT
     from mcip_qdrant.verify import check_preprocessing
 
-    _raise_pillow_limit(max_pixels)
-    source = _source(folder or Path(), source_name, list_file, null_separated, all_files)
+    raise_pillow_limit(max_pixels)
+    source = chosen_source(folder or Path(), source_name, list_file, null_separated, all_files)
     columns = Columns.read(columns_file) if columns_file is not None else None
     bundle = Bundle.open(bundle_path)
-    wanted = Device.parse(device)
-    chosen = precision or default_precision(choose_provider(wanted))
-    bundle.check_hashes(bundle.graph("visual", chosen))
-    check_preprocessing(bundle)
-    encoder = open_encoder(bundle, wanted, chosen)
-    say_device(encoder.provider, device)
     options = IngestOptions(
         collection=collection,
         decode=cast("Any", decode),
@@ -192,12 +210,22 @@ def ingest_command(
         prune=prune,
         confirmed=yes,
         source_moved=moved,
+        bulk=bulk,
         indexes=indexes,
         limits=DecodeLimits(max_bytes=max_bytes, max_pixels=max_pixels),
         batch_size=batch_size,
         decode_threads=decode_threads,
         columns=columns,
     )
+    if broker is not None:
+        chosen = BrokerOptions(broker, chunk_size, look_ahead, detach, resume)
+        return ingest_by_broker(source, bundle, location, options, chosen, failures_file, as_json=as_json)
+    wanted = Device.parse(device)
+    run_in = precision or default_precision(choose_provider(wanted))
+    bundle.check_hashes(bundle.graph("visual", run_in))
+    check_preprocessing(bundle)
+    encoder = open_encoder(bundle, wanted, run_in)
+    say_device(encoder.provider, device)
     store = connect(location, create=True)
     try:
         with FailureFile(failures_file) as failures, stop_on_interrupt() as stop, ProgressBar(source) as progress:
@@ -208,7 +236,14 @@ def ingest_command(
     print_result(result, failures_file, as_json)
     if columns is not None and columns.unmatched and not result.report.interrupted:
         click.echo(f"note: {columns.unmatched} row(s) of {columns_file} match no image that was listed", err=True)
-    if store.embedded and result.points > EMBEDDED_COMFORT:
+    return _exit_code(result, embedded=store.embedded)
+
+
+def _exit_code(result: IngestResult, *, embedded: bool) -> int:
+    from mcip_qdrant.errors import SourceError
+    from mcip_qdrant.store import EMBEDDED_COMFORT
+
+    if embedded and result.points > EMBEDDED_COMFORT:
         click.echo(
             f"note: embedded mode searches {result.points} points by brute force. Beyond {EMBEDDED_COMFORT:,} a Qdrant server is "
             "much faster: --qdrant http://HOST:6333",
@@ -222,25 +257,12 @@ def ingest_command(
     return EXIT_SOME_FAILED if result.report.failed or result.listing.errors else 0
 
 
-def _raise_pillow_limit(max_pixels: int) -> None:
-    """Pillow's own limit is a global of the process, so only the program may move it; `decode` enforces ours."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
-
-
-def _source(folder: Path, name: str | None, list_file: Path | None, null_separated: bool, all_files: bool) -> Source:
-    from mcip_qdrant.errors import SourceError
-    from mcip_qdrant.keys import source_name
-    from mcip_qdrant.source import FolderSource, ListSource, check_root
-
-    root = check_root(folder)
-    # resolve(): `ingest .` and `ingest photos/` name the same archive as `ingest /data/photos`.
-    encoded = source_name(os.fsencode(root.resolve().name) if name is None else name)
-    if list_file is None:
-        return FolderSource(encoded, root.resolve(), every_file=all_files)
-    try:
-        stream = sys.stdin.buffer if str(list_file) == "-" else list_file.open("rb")
-    except OSError as exc:
-        raise SourceError(f"--list {list_file}: {exc.strerror}") from exc
-    return ListSource(encoded, root.resolve(), stream, b"\0" if null_separated else b"\n")
+def _refuse_with_broker(
+    prune: bool, detach: bool, list_file: Path | None, batch_size: int | None, decode_threads: int | None
+) -> None:
+    if prune:
+        raise click.UsageError("--prune cannot be combined with --broker yet; prune in a run without --broker")
+    if batch_size is not None or decode_threads is not None:
+        raise click.UsageError("with --broker, --batch-size and --decode-threads are options of `mcip-qdrant worker`")
+    if detach and list_file is not None and str(list_file) == "-":
+        raise click.UsageError("--detach cannot read the list from stdin; write it to a file")

@@ -20,7 +20,7 @@ from mcip_qdrant.cli.options import on_one_line
 if TYPE_CHECKING:
     from mcip_qdrant.ingest import IngestResult
     from mcip_qdrant.report import RunReport
-    from mcip_qdrant.source import Source
+    from mcip_qdrant.source import ListingReport, Source
 
 
 _STOPPING = "\nstopping after the batch in hand (again: at once) …\n".encode()
@@ -46,24 +46,24 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class ProgressBar:
-    """A bar with images/s, time left and the share of each stage. The total is counted by a thread while the run goes."""
+class CountedTotal:
+    """How many images a source has: counted by a thread while the run goes, None until it is done."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._bar: Any = tqdm(unit="img", file=sys.stderr, dynamic_ncols=True, desc="ingest")
         self._total: int | None = None
-        self._counting = threading.Event()
+        self._ended = threading.Event()
 
-    def __enter__(self) -> ProgressBar:
+    def __enter__(self) -> CountedTotal:
         if self._source.complete:
             threading.Thread(target=self._count, daemon=True, name="count").start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._counting.set()
-        self._bar.refresh()
-        self._bar.close()
+        self._ended.set()
+
+    def __call__(self) -> int | None:
+        return self._total
 
     def _count(self) -> None:
         from mcip_qdrant.source import ListingReport
@@ -71,12 +71,29 @@ class ProgressBar:
         total = 0
         for _ in self._source(ListingReport()):
             total += 1
-            if self._counting.is_set():
+            if self._ended.is_set():
                 return
         self._total = total
 
+
+class ProgressBar:
+    """A bar with images/s, time left and the share of each stage."""
+
+    def __init__(self, source: Source) -> None:
+        self._bar: Any = tqdm(unit="img", file=sys.stderr, dynamic_ncols=True, desc="ingest")
+        self._total = CountedTotal(source)
+
+    def __enter__(self) -> ProgressBar:
+        self._total.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._total.__exit__()
+        self._bar.refresh()
+        self._bar.close()
+
     def __call__(self, report: RunReport) -> None:
-        self._bar.total = self._total
+        self._bar.total = self._total()
         shares = " ".join(f"{stage} {share:.0%}" for stage, share in report.shares().items())
         self._bar.set_postfix_str(f"failed {report.failed}, {shares}", refresh=False)
         self._bar.update(report.done - self._bar.n)
@@ -114,12 +131,18 @@ def print_result(result: IngestResult, failures_file: Path, as_json: bool) -> No
         f"{f' ({report.updated} of them with new payload fields)' if report.updated else ''}, {report.failed} failed"
         f"{f', {result.pruned} pruned' if result.pruned else ''}; the collection holds {result.points} points"
     )
+    say_listing(listing)
+    if report.failed:
+        click.echo(f"failed images are listed in {failures_file}")
+
+
+def say_listing(listing: ListingReport) -> None:
+    """What the listing left out."""
     for error in listing.errors:
         click.echo(f"not listed: {on_one_line(error)}", err=True)
     if listing.skipped:
         click.echo(
             "skipped, not images by name: "
-            + ", ".join(f"{count} {on_one_line(kind)}" for kind, count in listing.skipped.most_common())
+            + ", ".join(f"{count} {on_one_line(kind)}" for kind, count in listing.skipped.most_common()),
+            err=True,
         )
-    if report.failed:
-        click.echo(f"failed images are listed in {failures_file}")

@@ -15,8 +15,10 @@ from mcip_qdrant.cli.adopt import adopt_command
 from mcip_qdrant.cli.export import export_command
 from mcip_qdrant.cli.ingest import ingest_command
 from mcip_qdrant.cli.inspect import inspect_command
+from mcip_qdrant.cli.runs import cancel_command, failures_command, retry_command, status_command
 from mcip_qdrant.cli.search import search_command
 from mcip_qdrant.cli.verify import verify_command
+from mcip_qdrant.cli.worker import worker_command
 from mcip_qdrant.errors import McipError
 
 EXIT_INTERRUPTED = 130
@@ -32,8 +34,9 @@ Exit codes: 0 all in; 1 could not be done; 2 usage; 3 done, some images failed;
 4 configuration refused (wrong bundle, damaged bundle, device not active); 130 interrupted.
 
 \b
-Environment: MCIP_QDRANT_BUNDLE, MCIP_QDRANT_URL, MCIP_QDRANT_COLLECTION, MCIP_QDRANT_DEVICE,
-MCIP_QDRANT_API_KEY or MCIP_QDRANT_API_KEY_FILE (the API key has no flag on purpose).
+Environment: MCIP_QDRANT_BUNDLE, MCIP_QDRANT_URL, MCIP_QDRANT_COLLECTION, MCIP_QDRANT_DEVICE, MCIP_QDRANT_BROKER;
+secrets, which have no flags on purpose: MCIP_QDRANT_API_KEY or MCIP_QDRANT_API_KEY_FILE,
+MCIP_QDRANT_BROKER_PASSWORD or MCIP_QDRANT_BROKER_PASSWORD_FILE.
 """
 
 
@@ -50,7 +53,10 @@ def cli(verbose: bool) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-for _command in (export_command, verify_command, inspect_command, ingest_command, search_command, adopt_command):
+for _command in (
+    *(export_command, verify_command, inspect_command, ingest_command, search_command, adopt_command),
+    *(worker_command, status_command, failures_command, retry_command, cancel_command),
+):
     cli.add_command(_command)
 
 

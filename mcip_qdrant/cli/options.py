@@ -70,6 +70,19 @@ def device_option(command: _F) -> _F:
     )(command)
 
 
+def broker_option(*, required: bool) -> Callable[[_F], _F]:
+    """`--broker`."""
+    return click.option(
+        "--broker",
+        envvar="MCIP_QDRANT_BROKER",
+        show_envvar=True,
+        required=required,
+        metavar="URL",
+        help="Redis: redis://HOST:6379/0, or rediss:// for TLS. Its password comes from MCIP_QDRANT_BROKER_PASSWORD or "
+        "MCIP_QDRANT_BROKER_PASSWORD_FILE, a private CA from MCIP_QDRANT_BROKER_CA.",
+    )
+
+
 def precision_option(command: _F) -> _F:
     """`--precision` of a command that runs graphs."""
     return click.option(

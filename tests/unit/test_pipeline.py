@@ -20,12 +20,13 @@ from mcip_qdrant import pipeline
 from mcip_qdrant.collection import ensure_collection
 from mcip_qdrant.errors import ConfigurationError, ImageError, Reason, StoreError
 from mcip_qdrant.keys import ImageRef, encode_path
-from mcip_qdrant.pipeline import Encoder, Hooks, PipelineSettings, run
+from mcip_qdrant.pipeline import Hooks, PipelineSettings, run
 from mcip_qdrant.points import RunStamp
 from mcip_qdrant.read import read_image
 from mcip_qdrant.report import DeadLetter, RunReport
 from mcip_qdrant.sink import QdrantSink
 from mcip_qdrant.source import FolderSource, ListingReport
+from mcip_qdrant.stages import Encoder
 from mcip_qdrant.store import Store, open_store
 
 pytestmark = pytest.mark.timeout(60)
@@ -267,7 +268,7 @@ def test_running_out_of_memory_is_a_dead_letter(archive: Archive, monkeypatch: p
             raise MemoryError
         return read_image(root, ref, max_bytes=max_bytes)
 
-    monkeypatch.setattr(pipeline, "read_image", read)
+    monkeypatch.setattr("mcip_qdrant.prepare.read_image", read)
     report = archive.run()
     assert (report.embedded, archive.reasons()) == (2, {"s/0001.png": Reason.OUT_OF_MEMORY})
 
@@ -488,7 +489,7 @@ def test_look_ahead_is_bounded(archive: Archive, monkeypatch: pytest.MonkeyPatch
         time.sleep(0.02)
         ahead.append(started[0] - done)
 
-    monkeypatch.setattr(pipeline, "read_image", read)
+    monkeypatch.setattr("mcip_qdrant.prepare.read_image", read)
     report = archive.run(encoder=Wrapped(slow), batch_size=batch, decode_threads=threads)
     assert report.embedded == started[0] == count
     # One batch in the encoder's hands, two that wait for it, plus two batches and one picture per thread.
@@ -600,7 +601,7 @@ def test_a_defect_in_a_decode_thread_is_not_swallowed(archive: Archive, monkeypa
     def read(_root: Path, ref: ImageRef, *, max_bytes: int) -> Any:
         raise ZeroDivisionError(ref.relative)
 
-    monkeypatch.setattr(pipeline, "read_image", read)
+    monkeypatch.setattr("mcip_qdrant.prepare.read_image", read)
     with pytest.raises(ZeroDivisionError, match=r"0000\.png"):
         archive.run()
 
@@ -660,14 +661,56 @@ def test_into_a_folder_on_disk(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     fill(root, 30)
-    for expected in ((30, 0), (0, 30)):
+    for number, expected in enumerate(((30, 0), (0, 30))):
         store = open_store(str(tmp_path / "q"))
         ensure_collection(store, "images", manifest(), {})
         archive = Archive(root, store)
+        archive.runs = number
         report = archive.run(columns=lambda _ref: {"n": 1})
         assert (report.embedded, report.unchanged) == expected
         assert len(archive.points()) == 30
         store.close()
+
+
+def test_an_attempt_repeated_under_the_same_run_id_counts_its_points_as_embedded(archive: Archive) -> None:
+    fill(archive.root, 5)
+    (archive.root / "0004.png").unlink()
+    archive.run()
+    (archive.root / "0009.png").write_bytes((archive.root / "0000.png").read_bytes())
+    settled: list[ImageRef] = []
+    for checksum in (False, True):
+        stamp = RunStamp("run-1", "2025-01-02T00:00:00Z", "exact")
+        settings = replace(archive.settings(checksum=checksum), stamp=stamp)
+        report = run(archive.refs(), MeanColour(), archive.sink, settings, Hooks(on_settled=settled.extend))
+        assert (report.submitted, report.embedded, report.unchanged) == (5, 5, 0)
+        assert sorted(ref.key for ref in settled) == sorted(ref.key for ref in archive.refs())
+        settled.clear()
+
+
+@pytest.mark.parametrize("write_size", [1, 3, 10, 64])
+def test_points_wait_for_company(archive: Archive, write_size: int) -> None:
+    fill(archive.root, 23)
+    writes: list[int] = []
+
+    class Counting:
+        known, update_payloads = archive.sink.known, archive.sink.update_payloads
+
+        def upsert(self, ids: Any, vectors: Any, payloads: Any) -> None:
+            writes.append(len(ids))
+            archive.sink.upsert(ids, vectors, payloads)
+
+    report = archive.run(sink=Counting(), write_size=write_size)
+    assert (report.embedded, sum(writes)) == (23, 23)
+    assert all(size >= min(write_size, 4) for size in writes[:-1])
+    assert len(archive.points()) == 23
+
+
+def test_uris_begin_where_people_find_the_archive(archive: Archive) -> None:
+    fill(archive.root, 2)
+    archive.run(uri_roots={"s": Path("/elsewhere")})
+    assert archive.points()["s/0000.png"][1]["uri"] == "file:///elsewhere/0000.png"
+    report = archive.run(uri_roots={"s": Path("/elsewhere")})
+    assert (report.unchanged, report.updated) == (2, 0)
 
 
 def test_image_errors_carry_their_reason() -> None:
