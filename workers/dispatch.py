@@ -1,0 +1,167 @@
+"""The dispatcher: references -> chunks -> queue, never far ahead of the workers."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from mcip_qdrant.errors import Reason, RunError
+from mcip_qdrant.keys import ImageRef
+from mcip_qdrant.workers.broker import queue_name
+from mcip_qdrant.workers.ledger import Counts, Ledger, RunInfo, sample_of
+from mcip_qdrant.workers.message import Chunk
+from mcip_qdrant.workers.queue import Queues
+
+_T = TypeVar("_T")
+
+DEFAULT_CHUNK_SIZE: Final = 256
+DEFAULT_LOOK_AHEAD: Final = 64
+_POLL_S: Final = 0.25
+# A sample chunk stands for what all chunks of a run have in common; a chunk cannot be empty.
+_PLACEHOLDER: Final = ("-",)
+_CRASHES: Final = frozenset({Reason.CRASHED_DECODER, Reason.CRASHED_WORKER})
+
+
+class DispatchStoppedError(Exception):
+    """The person at the dispatcher, or `cancel`, stopped it before the end of the listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Callbacks of somebody who waits: counts now and then, and whether to stop."""
+
+    on_counts: Callable[[Counts], object] = lambda _counts: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """Feeds one run. `look_ahead`: how many chunks may wait in the queue, which bounds what Redis holds."""
+
+    ledger: Ledger
+    queues: Queues
+    run: str
+    sample: Chunk
+    watch: Watch
+    look_ahead: int = DEFAULT_LOOK_AHEAD
+    _shown_at: float = 0.0
+    _room: int = 0
+
+    def feed(
+        self,
+        refs: Iterable[ImageRef],
+        chunk_size: int,
+        columns: Callable[[ImageRef], Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Dispatch a listing. What the ledger already knows as done is left out, so a run can be continued.
+
+        Raises:
+            DispatchStoppedError: somebody stopped it; `--resume` goes on.
+            BrokerError: Redis stayed away; `--resume` goes on.
+        """
+        self.ledger.set_state(self.run, "dispatching")
+        for chunk in self.ledger.promised(self.run):
+            self._send(chunk)
+        for images in _packed(refs, chunk_size):
+            relative = tuple(ref.relative for ref in images)
+            rows = {ref.relative: dict(columns(ref)) for ref in images} if columns else {}
+            chunk = replace(self.sample, images=relative, columns={name: row for name, row in rows.items() if row})
+            if self.ledger.dispatch(chunk):
+                self._send(chunk)
+            else:
+                self._look()
+        if self.ledger.info(self.run).state != "cancelled":
+            self.ledger.set_state(self.run, "dispatched")
+
+    def replay(self, chunk_size: int) -> int:
+        """Dispatch the run's dead letters again, and replays that were cut short; returns how many images.
+
+        Raises:
+            DispatchStoppedError, BrokerError: as `feed`.
+        """
+        replayed = 0
+        for chunk in self.ledger.promised(self.run):
+            self._send(chunk)
+            replayed += len(chunk.images)
+        prefix = f"{self.sample.source}/"
+        failed = {item.letter.key.removeprefix(prefix): item for item in self.ledger.failures(self.run)}
+        if not failed:
+            return replayed
+        generation = self.ledger.next_generation(self.run)
+        for suspect in (False, True):
+            chosen = sorted(name for name, item in failed.items() if (item.letter.reason in _CRASHES) == suspect)
+            for images in _packed(chosen, chunk_size):
+                columns = {name: failed[name].columns for name in images if failed[name].columns}
+                chunk = replace(self.sample, images=images, generation=generation, suspect=suspect, columns=columns)
+                if self.ledger.replay(chunk):
+                    self._send(chunk)
+                    replayed += len(images)
+        return replayed
+
+    def wait(self) -> Counts:
+        """Wait until every dispatched image has met its fate.
+
+        Raises:
+            DispatchStoppedError: somebody does not want to wait any longer, or the run was cancelled.
+        """
+        while True:
+            counts = self._look(at_once=True)
+            if counts.settled >= counts.submitted:
+                return counts
+            time.sleep(_POLL_S)
+
+    def _send(self, chunk: Chunk) -> None:
+        while self._room <= 0:
+            self._look()
+            waiting = self.queues.length([queue_name(chunk.space_id, chunk.source)])
+            self._room = self.look_ahead - waiting
+            if self._room <= 0:
+                time.sleep(_POLL_S)
+        self.queues.publish(chunk)
+        self._room -= 1
+
+    def _look(self, *, at_once: bool = False) -> Counts:
+        """Show the counts, not too often, and see whether to go on."""
+        if self.watch.should_stop():
+            raise DispatchStoppedError
+        now = time.monotonic()
+        if not at_once and now - self._shown_at < 2 * _POLL_S:
+            return Counts()
+        self._shown_at = now
+        if self.ledger.info(self.run).state == "cancelled":
+            raise DispatchStoppedError(f"run {self.run} was cancelled; --resume {self.run} goes on with it")
+        counts = self.ledger.counts(self.run)
+        self.watch.on_counts(counts)
+        return counts
+
+
+def open_run(ledger: Ledger, sample: Chunk, model: str, root: str, chunk_size: int = DEFAULT_CHUNK_SIZE) -> None:
+    """Enter a new run in the ledger."""
+    sample = replace(sample, images=_PLACEHOLDER, columns={})
+    ledger.open_run(RunInfo(sample.run, model, root, "dispatching", time.time(), sample.to_message(), chunk_size))
+
+
+def resume_run(ledger: Ledger, run: str, wanted: Chunk) -> tuple[Chunk, int]:
+    """The sample chunk and chunk size of a run that goes on, which must be about the same model, collection and source.
+
+    The size is that of the first sitting: chunks cut otherwise would count their images again.
+
+    Raises:
+        RunError: unknown run, or one about something else.
+    """
+    info = ledger.info(run)
+    sample = sample_of(info)
+    for field in ("collection", "space_id", "source", "decode", "checksum"):
+        before, now = getattr(sample, field), getattr(wanted, field)
+        if before != now:
+            raise RunError(f"--resume {run}: its {field} is {before!r}, not {now!r}; start a new run instead")
+    return sample, info.chunk_size
+
+
+def _packed(items: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
+    iterator = iter(items)
+    while pack := tuple(itertools.islice(iterator, size)):
+        yield pack

@@ -1,0 +1,44 @@
+"""A sink that looks at the collection again just before each write: it may have been replaced under a running worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcip_qdrant.collection import check_space
+from mcip_qdrant.manifest import Manifest
+from mcip_qdrant.sink import QdrantSink
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedSink:
+    """`QdrantSink` for workers."""
+
+    sink: QdrantSink
+    manifest: Manifest
+
+    def known(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Payloads of those points that exist."""
+        return self.sink.known(ids)
+
+    def upsert(self, ids: Sequence[str], vectors: NDArray[np.float32], payloads: Sequence[dict[str, Any]]) -> None:
+        """Insert or overwrite points.
+
+        Raises:
+            SpaceMismatchError, ForeignCollectionError: the collection is not this model's any more.
+        """
+        self._check()
+        self.sink.upsert(ids, vectors, payloads)
+
+    def update_payloads(self, changes: Mapping[str, dict[str, Any]]) -> None:
+        """Set payload fields on existing points."""
+        if changes:
+            self._check()
+            self.sink.update_payloads(changes)
+
+    def _check(self) -> None:
+        check_space(self.sink.store, self.sink.collection, self.manifest)

@@ -1,0 +1,243 @@
+"""One chunk, from message to ledger. Everything that may happen to a chunk is decided here."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from mcip_qdrant import pipeline
+from mcip_qdrant.errors import BrokerError, ConfigurationError, MessageError, Reason, StoreError, StoreUnavailableError
+from mcip_qdrant.pipeline import Hooks, PipelineSettings
+from mcip_qdrant.prepare import Prepare, prepare
+from mcip_qdrant.report import DeadLetter, RunReport
+from mcip_qdrant.stages import Encoder, Sink
+from mcip_qdrant.workers.isolated import IsolatedDecoder
+from mcip_qdrant.workers.ledger import Counts, Ledger, Ticket
+from mcip_qdrant.workers.message import Chunk
+
+_POLL_S: Final = 0.3
+_MAX_POSTPONED: Final = 15
+_MAX_PAUSE_S: Final = 30.0
+# Attempts that got beyond decoding in a chunk's own name, after the first death, before it is given up.
+_MAX_RISKY: Final = 3
+
+
+class ChunkReturnedError(Exception):
+    """The chunk goes back to the queue as it is: the worker is leaving."""
+
+
+class Workplace(Protocol):
+    """What a worker offers to its chunks."""
+
+    def check(self, chunk: Chunk) -> None:
+        """Refuse what is not for this worker.
+
+        Raises:
+            MessageError: another model, or a source that it does not have.
+        """
+        ...
+
+    def sink_for(self, chunk: Chunk) -> Sink:
+        """Where the chunk's points go."""
+        ...
+
+    def settings_for(self, chunk: Chunk) -> PipelineSettings:
+        """How its images are worked on here."""
+        ...
+
+
+class Log(Protocol):
+    """A structured logger."""
+
+    def info(self, event: str, **values: Any) -> Any:
+        """Say what happened."""
+        ...
+
+    def warning(self, event: str, **values: Any) -> Any:
+        """Say what may need attention."""
+        ...
+
+    def error(self, event: str, **values: Any) -> Any:
+        """Say what went wrong."""
+        ...
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What one attempt found out."""
+
+    started: float = field(default_factory=monotonic)
+    letters: list[DeadLetter] = field(default_factory=list)
+    settled: set[str] = field(default_factory=set)
+
+    def settle(self, refs: Any) -> None:
+        self.settled.update(ref.relative for ref in refs)
+
+
+@dataclass(slots=True)
+class ChunkProcessor:
+    """Works on chunks, several at once in as many threads.
+
+    `budget_s`: how long a chunk may take before what is left of it becomes a chunk of its own. `stopping`: the worker has been told
+    to leave. `abort`: called with an error after which this worker must not go on. `on_report`: called after each attempt.
+    """
+
+    name: str
+    ledger: Ledger
+    workplace: Workplace
+    encoder: Encoder
+    publish: Callable[[Chunk], object]
+    abort: Callable[[Exception], object]
+    log: Log
+    budget_s: float
+    memory_mb: int
+    stopping: threading.Event = field(default_factory=threading.Event)
+    on_report: Callable[[RunReport, list[DeadLetter]], object] = lambda _report, _letters: None
+    on_progress: Callable[[], object] = lambda: None
+    _suspects: threading.Lock = field(default_factory=threading.Lock)
+
+    def handle(self, message: object) -> None:
+        """Work on one message. When this returns, the message may be acknowledged.
+
+        Raises:
+            ChunkReturnedError: it must go back to the queue.
+        """
+        try:
+            chunk = Chunk.from_message(message)
+            self.workplace.check(chunk)
+        except MessageError as exc:
+            self.log.warning("message refused", why=str(exc))
+            self.ledger.refuse(message, str(exc))
+            return
+        ticket = self._enter(chunk)
+        if ticket.verdict == "go":
+            self._attempt(chunk, ticket)
+            return
+        self.log.info("chunk skipped", run=chunk.run, chunk=chunk.id, why=ticket.verdict)
+        if ticket.rest is not None:
+            self.publish(ticket.rest)
+
+    def _enter(self, chunk: Chunk) -> Ticket:
+        token = uuid.uuid4().hex
+        # Busy: another worker has it in hand and lives. It will settle it; should it die, its heartbeat stops.
+        while (ticket := self.ledger.begin(chunk, self.name, token)).verdict == "busy":
+            if self.stopping.wait(_POLL_S):
+                raise ChunkReturnedError
+        return ticket
+
+    def _attempt(self, chunk: Chunk, ticket: Ticket) -> None:
+        attempt = _Attempt()
+        try:
+            if ticket.risky >= _MAX_RISKY:
+                self._give_up(
+                    chunk, Reason.CRASHED_WORKER, f"this chunk killed {ticket.crashes} workers outside decoding"
+                )
+            elif ticket.crashes or chunk.suspect:
+                self._suspect(chunk, attempt)
+            else:
+                self._finish(chunk, attempt, self._run(chunk, attempt, prepare, self.encoder, None))
+        except StoreUnavailableError as exc:
+            self._postpone(chunk, exc)
+        except StoreError as exc:
+            self._give_up(chunk, Reason.QDRANT_REFUSED, str(exc))
+        except ConfigurationError as exc:
+            self.ledger.give_back(chunk)
+            self.abort(exc)
+            raise ChunkReturnedError from exc
+        except (ChunkReturnedError, BrokerError):
+            raise
+        except Exception as exc:
+            # A broken session or a defect of ours: this worker ends, and the chunk stays marked as one that cost a worker.
+            self.abort(exc)
+            raise ChunkReturnedError from exc
+
+    def _suspect(self, chunk: Chunk, attempt: _Attempt) -> None:
+        """Once more for a chunk that a worker died with: decoded in a child process, one such chunk at a time."""
+        with self._suspects, IsolatedDecoder(self.memory_mb) as isolated:
+            encoder = _Noting(self.encoder, lambda: self.ledger.note_risk(chunk))
+            self._finish(chunk, attempt, self._run(chunk, attempt, isolated, encoder, 1), suspect=True)
+
+    def _run(
+        self, chunk: Chunk, attempt: _Attempt, preparer: Prepare, encoder: Encoder, decode_threads: int | None
+    ) -> RunReport:
+        settings = self.workplace.settings_for(chunk)
+        settings = replace(settings, prepare=preparer, decode_threads=decode_threads or settings.decode_threads)
+
+        def should_stop() -> bool:
+            # Never without having done anything: a model slower than the budget would be sent round for ever.
+            late = monotonic() - attempt.started > self.budget_s and bool(attempt.settled)
+            return late or self.stopping.is_set()
+
+        hooks = Hooks(
+            on_progress=lambda _report: self.on_progress(),
+            on_failure=attempt.letters.append,
+            on_settled=attempt.settle,
+            should_stop=should_stop,
+        )
+        return pipeline.run(chunk.refs(), encoder, self.workplace.sink_for(chunk), settings, hooks)
+
+    def _finish(self, chunk: Chunk, attempt: _Attempt, report: RunReport, *, suspect: bool = False) -> None:
+        done = [relative for relative in chunk.images if relative in attempt.settled]
+        rest = [relative for relative in chunk.images if relative not in attempt.settled]
+        counts = Counts(len(done), report.embedded, report.unchanged, report.failed)
+        if not rest:
+            self.ledger.settle(chunk, counts, attempt.letters)
+        elif not done:
+            self.ledger.give_back(chunk)
+            self.log.info("chunk returned", run=chunk.run, chunk=chunk.id)
+            raise ChunkReturnedError
+        else:
+            # What is left of a suspect is one, too: the image that kills may be in it.
+            left = replace(chunk.of(rest), suspect=chunk.suspect or suspect)
+            if self.ledger.split(chunk, chunk.of(done), counts, attempt.letters, left):
+                self.publish(left)
+        self.on_report(report, attempt.letters)
+        self.log.info(
+            "chunk",
+            run=chunk.run,
+            chunk=chunk.id,
+            images=len(done),
+            embedded=report.embedded,
+            unchanged=report.unchanged,
+            failed=report.failed,
+            handed_on=len(rest),
+            seconds=round(monotonic() - attempt.started, 3),
+            **{f"{stage}_seconds": round(seconds, 3) for stage, seconds in report.seconds.items()},
+        )
+
+    def _postpone(self, chunk: Chunk, exc: StoreUnavailableError) -> None:
+        if chunk.postponed >= _MAX_POSTPONED:
+            self._give_up(chunk, Reason.QDRANT_UNAVAILABLE, str(exc))
+            return
+        pause = min(2.0**chunk.postponed, self.budget_s, _MAX_PAUSE_S)
+        self.log.warning("chunk postponed", run=chunk.run, chunk=chunk.id, why=str(exc), seconds=pause)
+        self.stopping.wait(pause)
+        self.ledger.give_back(chunk)
+        self.publish(replace(chunk, postponed=chunk.postponed + 1))
+
+    def _give_up(self, chunk: Chunk, reason: Reason, why: str) -> None:
+        letters = [DeadLetter(ref.key, reason, why) for ref in chunk.refs()]
+        self.ledger.settle(chunk, Counts(len(letters), failed=len(letters)), letters)
+        self.on_report(RunReport(failed=len(letters)), letters)
+        self.log.error(
+            "chunk given up", run=chunk.run, chunk=chunk.id, images=len(letters), reason=reason.value, why=why
+        )
+
+
+@dataclass(slots=True)
+class _Noting:
+    """An encoder that says, before its first batch, that the chunk has left decoding behind."""
+
+    encoder: Encoder
+    note: Callable[[], object]
+    _noted: bool = False
+
+    def encode(self, pixels: Any) -> Any:
+        if not self._noted:
+            self._noted = True
+            self.note()
+        return self.encoder.encode(pixels)
