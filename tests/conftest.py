@@ -18,6 +18,9 @@ def pytest_configure() -> None:
     """Children inherit an ignored Ctrl-C, as a suite started in the background has; the tests need to send one."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Fixtures that live longer than a test must not see a developer's own settings either.
+    for name in [name for name in os.environ if name.startswith("MCIP_QDRANT_")]:
+        del os.environ[name]
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,14 @@ from photos import photo_paths, write_archive
 from PIL import Image
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The full-length chaos tests run on request only."""
+    if os.environ.get("MCIP_CHAOS") != "1":
+        for item in items:
+            if item.get_closest_marker("chaos"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; MCIP_CHAOS=1 pytest -m chaos runs it"))
+
+
 @dataclass(frozen=True)
 class Library:
     """A folder of photographs, the embedded collection that holds them, and what `ingest --json` said."""

@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "open_clip", "transformers", "timm", "onnx", "onnxscript", "safetensors"}
 LAYERS = {
     # module -> layer; a module imports only from lower layers (same-layer imports would make cycles possible).
-    **dict.fromkeys(("errors", "cpus"), 0),
-    **dict.fromkeys(("manifest", "keys", "report"), 1),
+    **dict.fromkeys(("errors", "cpus", "spill"), 0),
+    **dict.fromkeys(("manifest", "keys", "report", "stages"), 1),
     **dict.fromkeys(("preprocess", "tokenizer", "session", "store", "source", "read", "failures"), 2),
     **dict.fromkeys(("decode", "collection", "points", "sink"), 3),
-    **dict.fromkeys(("golden", "columns", "prune", "pipeline"), 4),
-    "bundle": 5,
+    **dict.fromkeys(("golden", "columns", "prune", "prepare", "bulk"), 4),
+    **dict.fromkeys(("bundle", "pipeline"), 5),
     "encoder": 6,
     **dict.fromkeys(("verify", "query"), 7),
     **dict.fromkeys(("search", "ingest"), 8),
