@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 # mypy does not follow the mapping of export/ and workers/ into the package (docs/adr/0001), so it gets the folders as a wheel has them.
 TYPED := build/typed
 
-.PHONY: help setup demo test check format test-full-size bench clean
+.PHONY: help setup demo test chaos redis check format test-full-size bench clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -30,8 +30,17 @@ $(STAMP): pyproject.toml
 demo: setup ## export a model, ingest real photos, search them (PHOTOS=dir for your own pictures)
 	$(BIN)/python demo/run.py $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-test: setup ## run the whole test suite
+test: setup redis ## run the whole test suite
 	$(BIN)/python -m pytest
+
+chaos: setup redis ## the tests that kill workers, Redis, Qdrant and dispatchers, at full length (15 minutes)
+	MCIP_CHAOS=1 $(BIN)/python -m pytest -m chaos
+
+# The tests start their own redis-server; a service of the system's is neither needed nor started.
+redis:
+	@command -v redis-server >/dev/null || { \
+		if [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends redis-server; \
+		else echo "redis-server is missing, so tests that need it are skipped; on Debian or Ubuntu: sudo apt-get install redis-server"; fi; }
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .
