@@ -20,6 +20,8 @@ _T = TypeVar("_T")
 DEFAULT_CHUNK_SIZE: Final = 256
 DEFAULT_LOOK_AHEAD: Final = 64
 _POLL_S: Final = 0.25
+# Past the visibility timeout, what a dead worker had in hand is in the queue again; this much is for kombu to notice.
+_GRACE_S: Final = 5
 # A sample chunk stands for what all chunks of a run have in common; a chunk cannot be empty.
 _PLACEHOLDER: Final = ("-",)
 _CRASHES: Final = frozenset({Reason.CRASHED_DECODER, Reason.CRASHED_WORKER})
@@ -31,10 +33,11 @@ class DispatchStoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Callbacks of somebody who waits: counts now and then, and whether to stop."""
+    """Callbacks of somebody who waits: counts now and then, whether to stop, and how many lost chunks were sent again."""
 
     on_counts: Callable[[Counts], object] = lambda _counts: None
     should_stop: Callable[[], bool] = lambda: False
+    on_sent_again: Callable[[int], object] = lambda _chunks: None
 
 
 @dataclass(slots=True)
@@ -63,13 +66,15 @@ class Dispatcher:
             BrokerError: Redis stayed away; `--resume` goes on.
         """
         self.ledger.set_state(self.run, "dispatching")
+        sent = set()
         for chunk in self.ledger.promised(self.run):
             self._send(chunk)
+            sent.add(chunk.id)
         for images in _packed(refs, chunk_size):
             relative = tuple(ref.relative for ref in images)
             rows = {ref.relative: dict(columns(ref)) for ref in images} if columns else {}
             chunk = replace(self.sample, images=relative, columns={name: row for name, row in rows.items() if row})
-            if self.ledger.dispatch(chunk):
+            if self.ledger.dispatch(chunk) and chunk.id not in sent:
                 self._send(chunk)
             else:
                 self._look()
@@ -84,8 +89,9 @@ class Dispatcher:
         """
         replayed = 0
         for chunk in self.ledger.promised(self.run):
-            self._send(chunk)
-            replayed += len(chunk.images)
+            if chunk.generation:
+                self._send(chunk)
+                replayed += len(chunk.images)
         prefix = f"{self.sample.source}/"
         failed = {item.letter.key.removeprefix(prefix): item for item in self.ledger.failures(self.run)}
         if not failed:
@@ -102,16 +108,34 @@ class Dispatcher:
         return replayed
 
     def wait(self) -> Counts:
-        """Wait until every dispatched image has met its fate.
+        """Wait until every dispatched image has met its fate; chunks that got lost on the way are sent again.
 
         Raises:
             DispatchStoppedError: somebody does not want to wait any longer, or the run was cancelled.
         """
+        before, since = Counts(), time.monotonic()
         while True:
             counts = self._look(at_once=True)
             if counts.settled >= counts.submitted:
                 return counts
+            if counts != before:
+                before, since = counts, time.monotonic()
+            elif time.monotonic() - since > self.ledger.settings.visibility_timeout_s + _GRACE_S:
+                self._send_lost()
+                since = time.monotonic()
             time.sleep(_POLL_S)
+
+    def _send_lost(self) -> None:
+        """Chunks that nobody has in hand and that cannot all be in the queue.
+
+        kombu takes a message off the queue and notes it as unacknowledged in two steps: a worker killed in between takes it along.
+        """
+        unheld = self.ledger.unheld(self.run)
+        if self.queues.length([queue_name(self.sample.space_id, self.sample.source)]) >= len(unheld):
+            return
+        for chunk in unheld:
+            self.queues.publish(chunk)
+        self.watch.on_sent_again(len(unheld))
 
     def _send(self, chunk: Chunk) -> None:
         while self._room <= 0:

@@ -134,8 +134,8 @@ class Ledger:
             self.redis.hset(self._key(run, "info"), "state", state)
 
     def dispatch(self, chunk: Chunk) -> bool:
-        """Enter a chunk; True if it is still to be done, and so to be published."""
-        entry = self._call("DISPATCH", chunk.run, chunk.id, len(chunk.images))
+        """Enter a chunk, whose message is kept until its fate is known; True if it is still to be done, and so to be published."""
+        entry = self._call("DISPATCH", chunk.run, chunk.id, len(chunk.images), json.dumps(chunk.to_message()))
         return entry is None or str(entry).startswith("p")
 
     def next_generation(self, run: str) -> int:
@@ -149,10 +149,18 @@ class Ledger:
         return int(self._call("REPLAY", chunk.run, chunk.id, json.dumps(keys), json.dumps(chunk.to_message()))) == 1
 
     def promised(self, run: str) -> Iterator[Chunk]:
-        """Chunks that a worker or a replay made and whose publication may have been lost in a crash."""
+        """Chunks whose fate is not known yet: waiting in the queue, in a worker's hands, or lost in a crash."""
         with broker_errors(self.settings):
             for _, message in self.redis.hscan_iter(self._key(run, "outbox")):
                 yield Chunk.from_message(json.loads(message))
+
+    def unheld(self, run: str) -> list[Chunk]:
+        """Promised chunks that no living worker has in hand: waiting in the queue, or lost."""
+        with broker_errors(self.settings):
+            holders = self.redis.hgetall(self._key(run, "working"))
+        living = self.workers()
+        held = {chunk for chunk, holder in holders.items() if holder.partition(" ")[0] in living}
+        return [chunk for chunk in self.promised(run) if chunk.id not in held]
 
     # The worker's side.
 

@@ -55,6 +55,7 @@ def ingest_by_broker(
         from mcip_qdrant.workers.ledger import Ledger
         from mcip_qdrant.workers.message import Chunk
         from mcip_qdrant.workers.queue import Queues
+        from mcip_qdrant.workers.settings import visibility_timeout
     from mcip_qdrant.bulk import bulk_load
     from mcip_qdrant.collection import ensure_collection, register_source
     from mcip_qdrant.errors import BrokerError, ConfigurationError
@@ -65,7 +66,7 @@ def ingest_by_broker(
         raise ConfigurationError(
             "--broker needs a Qdrant server: --qdrant http://HOST:6333 (embedded mode is for one process)"
         )
-    settings = broker_settings(chosen.broker)
+    settings = broker_settings(chosen.broker, visibility_timeout())
     ledger = Ledger(settings)
     listing = ListingReport()
     refs = references(source, listing, may_be_empty=not source.complete)
@@ -96,7 +97,9 @@ def ingest_by_broker(
     columns: Callable[[ImageRef], Mapping[str, Any]] | None = options.columns
     total = CountedTotal(source)
     with stop_on_interrupt() as stop, total, RunBar(ledger, sample.run, total) as bar:
-        dispatcher = Dispatcher(ledger, queues, sample.run, sample, Watch(bar, stop.is_set), chosen.look_ahead)
+        dispatcher = Dispatcher(
+            ledger, queues, sample.run, sample, Watch(bar, stop.is_set, bar.say_sent_again), chosen.look_ahead
+        )
         try:
             with bulk_load(store, options.collection, defer=options.bulk):
                 dispatcher.feed(refs, chunk_size, columns)

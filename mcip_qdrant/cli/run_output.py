@@ -52,6 +52,10 @@ class RunBar:
             self._warned = True
             self._say_who_is_missing()
 
+    def say_sent_again(self, chunks: int) -> None:
+        """Tell that chunks got lost between queue and worker."""
+        self._bar.write(f"nothing moved: {chunks} chunk(s) that no worker has were sent again", file=sys.stderr)
+
     def _say_who_is_missing(self) -> None:
         from mcip_qdrant.workers.ledger import sample_of
 

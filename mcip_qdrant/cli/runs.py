@@ -25,8 +25,9 @@ def _ledger(broker: str) -> Ledger:
     with needs_extra("workers", "a distributed run"):
         from mcip_qdrant.workers.broker import broker_settings
         from mcip_qdrant.workers.ledger import Ledger
+        from mcip_qdrant.workers.settings import visibility_timeout
 
-        return Ledger(broker_settings(broker))
+        return Ledger(broker_settings(broker, visibility_timeout()))
 
 
 @click.command("status")
@@ -143,7 +144,7 @@ def retry_command(run: str, broker: str, chunk_size: int, detach: bool, as_json:
     info = ledger.info(run)
     queues = Queues(make_celery(ledger.settings), ledger.settings, ledger.redis)
     with stop_on_interrupt() as stop, RunBar(ledger, run, lambda: None) as bar:
-        dispatcher = Dispatcher(ledger, queues, run, sample_of(info), Watch(bar, stop.is_set))
+        dispatcher = Dispatcher(ledger, queues, run, sample_of(info), Watch(bar, stop.is_set, bar.say_sent_again))
         try:
             if info.state == "cancelled":
                 ledger.set_state(run, "dispatched")

@@ -12,7 +12,7 @@ from distributed_checks import Archive, assert_ledger, assert_points, make_archi
 from fault_proxy import Mode
 
 pytestmark = pytest.mark.timeout(900)
-SOURCES = ("redis", "qdrant", "faults")
+SOURCES = ("redis", "qdrant", "faults", "lost")
 FAULTS: tuple[Mode, ...] = ("429", "503", "cut", "refuse", "slow")
 
 
@@ -112,3 +112,19 @@ def test_qdrant_is_overloaded_slow_and_cut_off(cluster: Cluster, images: int, sh
     cluster.proxy.mode = "pass"
     _assert_all_in(cluster, run, archive, dispatcher)
     assert all(cluster.proxy.counts[mode] > before[mode] for mode in FAULTS), cluster.proxy.counts
+
+
+def test_a_message_that_got_lost(cluster: Cluster) -> None:
+    """kombu takes a message off the queue and notes it in two steps; a worker killed in between takes it along."""
+    archive = _archive(cluster, "lost", 400)
+    dispatcher = cluster.ingest(archive.folder, "--chunk-size", 20)
+    run = cluster.newest_run(cluster.runs())
+    cluster.proxy.delay = 0.3
+    cluster.proxy.mode = "slow"
+    _reach(cluster, run, 0.1, archive, dispatcher)
+    (queue,) = cluster.db.keys("mcip_qdrant.*.lost-short")
+    assert cluster.db.rpop(queue) is not None
+    assert cluster.db.rpop(queue) is not None
+    cluster.proxy.mode = "pass"
+    _assert_all_in(cluster, run, archive, dispatcher)
+    assert "2 chunk(s) that no worker has were sent again" in dispatcher.err

@@ -456,6 +456,11 @@ class Books:
     def enter(self, of: Chunk) -> None:
         self.entries.setdefault(of.id, Entry("p", set(of.images)))
 
+    def dispatch(self, of: Chunk) -> None:
+        self.enter(of)
+        if self.kind(of) == "p":
+            self.promised[of.id] = of
+
     def begin(self, of: Chunk, owner: str, token: str) -> Ticket:
         if self.kind(of) == "d":
             return Ticket("settled")
@@ -556,10 +561,10 @@ class Distributed(RuleBasedStateMachine):
     @rule(data=st.data())
     def dispatch(self, data: st.DataObject) -> None:
         chosen = data.draw(st.sampled_from(self.chunks))
-        if chosen in self.replays or chosen.id in self.books.promised:
+        if chosen in self.replays:
             return  # those have been entered by others
         assert self.ledger.dispatch(chosen) == (self.books.kind(chosen) in {"", "p"})
-        self.books.enter(chosen)
+        self.books.dispatch(chosen)
 
     @rule(worker=st.sampled_from(WORKERS))
     def live(self, worker: str) -> None:
