@@ -157,7 +157,7 @@ class Ledger:
     def unheld(self, run: str) -> list[Chunk]:
         """Promised chunks that no living worker has in hand: waiting in the queue, or lost."""
         with broker_errors(self.settings):
-            holders = self.redis.hgetall(self._key(run, "working"))
+            holders: Any = self.redis.hgetall(self._key(run, "working"))
         living = self.workers()
         held = {chunk for chunk, holder in holders.items() if holder.partition(" ")[0] in living}
         return [chunk for chunk in self.promised(run) if chunk.id not in held]
