@@ -87,7 +87,9 @@ def test_publishing_does_not_wait_for_ever(own: tuple[RedisService, Queues], mon
         queues.publish(chunk())
 
 
-def test_a_full_redis(own: tuple[RedisService, Queues], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_redis(
+    own: tuple[RedisService, Queues], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     server, queues = own
     queues.publish(chunk())
     monkeypatch.setattr(queue, "_PATIENCE_S", 0.5)
@@ -98,6 +100,10 @@ def test_a_full_redis(own: tuple[RedisService, Queues], monkeypatch: pytest.Monk
         client.config_set("maxmemory", 0)
     queues.publish(chunk())
     assert queues.length([QUEUE]) == 2
+    # What is waited for is told at once, and not with each try.
+    (told,) = [record.getMessage() for record in caplog.records if record.name == queue.__name__]
+    assert told.startswith("Redis at redis://")
+    assert "maxmemory" in told
 
 
 def test_a_redis_that_lost_everything(own: tuple[RedisService, Queues]) -> None:
