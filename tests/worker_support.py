@@ -12,8 +12,9 @@ from unit_support import SPACE_A
 from mcip_qdrant.errors import Reason
 from mcip_qdrant.report import DeadLetter
 from mcip_qdrant.workers.broker import TASK, queue_name
-from mcip_qdrant.workers.ledger import PREFIX, Counts, Ledger
+from mcip_qdrant.workers.ledger import PREFIX, Ledger
 from mcip_qdrant.workers.message import Chunk
+from mcip_qdrant.workers.records import Counts
 
 RUN, SOURCE = "run-1", "s"
 QUEUE = queue_name(SPACE_A, SOURCE)

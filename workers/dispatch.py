@@ -11,9 +11,10 @@ from typing import Any, Final, TypeVar
 from mcip_qdrant.errors import Reason, RunError
 from mcip_qdrant.keys import ImageRef
 from mcip_qdrant.workers.broker import queue_name
-from mcip_qdrant.workers.ledger import Counts, Ledger, RunInfo, sample_of
+from mcip_qdrant.workers.ledger import Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.queue import Queues
+from mcip_qdrant.workers.records import Counts, RunInfo, sample_of
 
 _T = TypeVar("_T")
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import asdict
+from typing import Any, Final
 
 import redis
 
-from mcip_qdrant.errors import MessageError, Reason, RunError
+from mcip_qdrant.errors import Reason, RunError
 from mcip_qdrant.report import DeadLetter
 from mcip_qdrant.workers import scripts
 from mcip_qdrant.workers.broker import BrokerSettings, Patience, broker_errors, open_redis
 from mcip_qdrant.workers.message import Chunk
+from mcip_qdrant.workers.records import Counts, FailedImage, RunInfo, State, Ticket
 
 PREFIX: Final = "mcip_qdrant:"
 WORKER_PREFIX: Final = f"{PREFIX}worker:"
@@ -27,65 +28,8 @@ _REFUSED: Final = f"{PREFIX}refused"
 _PARTS: Final = ("chunks", "totals", "info", "failures", "working", "crashes", "risky", "outbox")
 _KEPT_S: Final = 30 * 24 * 3600
 _MAX_REFUSED: Final = 1000
-
-State = Literal["dispatching", "dispatched", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Images by fate."""
-
-    submitted: int = 0
-    embedded: int = 0
-    unchanged: int = 0
-    failed: int = 0
-
-    @property
-    def settled(self) -> int:
-        """Images whose fate is known."""
-        return self.embedded + self.unchanged + self.failed
-
-    @property
-    def entry(self) -> str:
-        """As an entry of the ledger."""
-        return f"d:{self.submitted}:{self.embedded}:{self.unchanged}:{self.failed}"
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """Leave to work on a chunk, or the reason not to.
-
-    `crashes`: how many workers died with this chunk in hand; `risky`: how many attempts since the first got beyond decoding and
-    were not given back. `rest`: the message that a split chunk promised.
-    """
-
-    verdict: Literal["go", "settled", "split", "cancelled", "busy"]
-    crashes: int = 0
-    risky: int = 0
-    rest: Chunk | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FailedImage:
-    """A dead letter, and the user's own payload fields of its image."""
-
-    letter: DeadLetter
-    columns: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What a run is about. `sample` is a chunk without images: what all its chunks have in common."""
-
-    run: str
-    model: str
-    root: str
-    state: State
-    started_at: float
-    sample: dict[str, Any]
-    chunk_size: int
-    last_at: float = 0.0
-    replays: int = 0
+MAX_OUTBOX: Final = 512
+"""So many messages of a run are kept beside the queue, however many chunks are pending."""
 
 
 class Ledger:
@@ -135,7 +79,8 @@ class Ledger:
 
     def dispatch(self, chunk: Chunk) -> bool:
         """Enter a chunk, whose message is kept until its fate is known; True if it is still to be done, and so to be published."""
-        entry = self._call("DISPATCH", chunk.run, chunk.id, len(chunk.images), json.dumps(chunk.to_message()))
+        message = json.dumps(chunk.to_message())
+        entry = self._call("DISPATCH", chunk.run, chunk.id, len(chunk.images), message, MAX_OUTBOX)
         return entry is None or str(entry).startswith("p")
 
     def next_generation(self, run: str) -> int:
@@ -149,7 +94,7 @@ class Ledger:
         return int(self._call("REPLAY", chunk.run, chunk.id, json.dumps(keys), json.dumps(chunk.to_message()))) == 1
 
     def promised(self, run: str) -> Iterator[Chunk]:
-        """Chunks whose fate is not known yet: waiting in the queue, in a worker's hands, or lost in a crash."""
+        """Chunks whose fate is not known yet, as far as their messages are kept: in the queue, in a worker's hands, or lost."""
         with broker_errors(self.settings):
             for _, message in self.redis.hscan_iter(self._key(run, "outbox")):
                 yield Chunk.from_message(json.loads(message))
@@ -277,18 +222,6 @@ class Ledger:
         """Say that a worker has ended."""
         with broker_errors(self.settings):
             self.redis.delete(f"{WORKER_PREFIX}{worker}")
-
-
-def sample_of(info: RunInfo) -> Chunk:
-    """What all chunks of a run have in common, as a chunk with one placeholder image.
-
-    Raises:
-        RunError: the run was started by another version.
-    """
-    try:
-        return Chunk.from_message(info.sample)
-    except MessageError as exc:
-        raise RunError(f"run {info.run} was started by another version of mcip-qdrant: {exc}") from exc
 
 
 def _letters(letters: Sequence[DeadLetter], chunk: Chunk) -> str:

@@ -16,8 +16,9 @@ from mcip_qdrant.prepare import Prepare, prepare
 from mcip_qdrant.report import DeadLetter, RunReport
 from mcip_qdrant.stages import Encoder, Sink
 from mcip_qdrant.workers.isolated import IsolatedDecoder
-from mcip_qdrant.workers.ledger import Counts, Ledger, Ticket
+from mcip_qdrant.workers.ledger import Ledger
 from mcip_qdrant.workers.message import Chunk
+from mcip_qdrant.workers.records import Counts, Ticket
 
 _POLL_S: Final = 0.3
 _MAX_POSTPONED: Final = 15

@@ -6,8 +6,8 @@ Entries of the hash `chunks`, by chunk id:
 * `d:N:E:U:F`    done: N submitted = E embedded + U unchanged + F failed
 * `s:REST`       split: replaced by its children, of which REST was left to do
 
-The hash `outbox` holds the message of every pending chunk until its fate is known, so that one that got lost can be sent again. Look-ahead
-bounds how many there are.
+The hash `outbox` holds the messages of pending chunks until their fate is known, so that one that got lost can be sent again: all of those
+that were split or are replayed, up to a bound of those that were dispatched.
 
 An entry is *set*, and `totals` moves by the difference to the entry before: a chunk that is counted twice counts once.
 """
@@ -58,7 +58,8 @@ DISPATCH = """
 local id, images = ARGV[3], ARGV[4]
 local entry = redis.call('HGET', chunks, id)
 if not entry then set(id, 'p:' .. images) end
-if not entry or string.sub(entry, 1, 1) == 'p' then redis.call('HSET', outbox, id, ARGV[5]) end
+local open = not entry or string.sub(entry, 1, 1) == 'p'
+if open and redis.call('HLEN', outbox) < tonumber(ARGV[6]) then redis.call('HSET', outbox, id, ARGV[5]) end
 touch()
 return entry
 """

@@ -16,7 +16,8 @@ from mcip_qdrant.cli.options import on_one_line
 from mcip_qdrant.failures import FailureFile
 
 if TYPE_CHECKING:
-    from mcip_qdrant.workers.ledger import Counts, Ledger, RunInfo
+    from mcip_qdrant.workers.ledger import Ledger
+    from mcip_qdrant.workers.records import Counts, RunInfo
 
 _SILENCE_S = 5.0
 
@@ -57,7 +58,7 @@ class RunBar:
         self._bar.write(f"nothing moved: {chunks} chunk(s) that no worker has were sent again", file=sys.stderr)
 
     def _say_who_is_missing(self) -> None:
-        from mcip_qdrant.workers.ledger import sample_of
+        from mcip_qdrant.workers.records import sample_of
 
         info = self._ledger.info(self._run)
         sample = sample_of(info)

@@ -138,8 +138,8 @@ def retry_command(run: str, broker: str, chunk_size: int, detach: bool, as_json:
     ledger = _ledger(broker)
     from mcip_qdrant.workers.broker import make_celery
     from mcip_qdrant.workers.dispatch import Dispatcher, DispatchStoppedError, Watch
-    from mcip_qdrant.workers.ledger import sample_of
     from mcip_qdrant.workers.queue import Queues
+    from mcip_qdrant.workers.records import sample_of
 
     info = ledger.info(run)
     queues = Queues(make_celery(ledger.settings), ledger.settings, ledger.redis)

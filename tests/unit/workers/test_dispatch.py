@@ -16,9 +16,10 @@ from mcip_qdrant.errors import Reason, RunError
 from mcip_qdrant.keys import ImageRef
 from mcip_qdrant.workers import dispatch
 from mcip_qdrant.workers.dispatch import Dispatcher, DispatchStoppedError, Watch, open_run, resume_run
-from mcip_qdrant.workers.ledger import Counts, Ledger
+from mcip_qdrant.workers.ledger import Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.queue import Queues
+from mcip_qdrant.workers.records import Counts
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -24,8 +24,9 @@ from worker_support import RUN, SOURCE, all_embedded, check_sums, chunk, counted
 from mcip_qdrant.errors import Reason, RunError
 from mcip_qdrant.report import DeadLetter
 from mcip_qdrant.workers.broker import BrokerSettings
-from mcip_qdrant.workers.ledger import PREFIX, WORKER_PREFIX, Counts, FailedImage, Ledger, RunInfo, Ticket, sample_of
+from mcip_qdrant.workers.ledger import PREFIX, WORKER_PREFIX, Ledger
 from mcip_qdrant.workers.message import Chunk
+from mcip_qdrant.workers.records import Counts, FailedImage, RunInfo, Ticket, sample_of
 
 DAY = 24 * 3600
 GO = Ticket("go")

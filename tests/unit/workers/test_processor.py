@@ -34,9 +34,10 @@ from mcip_qdrant.sink import QdrantSink
 from mcip_qdrant.stages import Encoder, Sink
 from mcip_qdrant.store import Store
 from mcip_qdrant.workers.guard import GuardedSink
-from mcip_qdrant.workers.ledger import Counts, Ledger, Ticket
+from mcip_qdrant.workers.ledger import Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.processor import ChunkProcessor, ChunkReturnedError
+from mcip_qdrant.workers.records import Counts, Ticket
 
 pytestmark = pytest.mark.timeout(60)
 

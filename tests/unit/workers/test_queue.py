@@ -92,7 +92,7 @@ def test_a_full_redis(
 ) -> None:
     server, queues = own
     queues.publish(chunk())
-    monkeypatch.setattr(queue, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(queue, "_PATIENCE_S", 3)
     with open_redis(broker_settings(server.url)) as client:
         client.config_set("maxmemory", 1)
         with pytest.raises(BrokerError, match="maxmemory"):
