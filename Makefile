@@ -31,7 +31,7 @@ demo: setup ## export a model, ingest real photos, search them (PHOTOS=dir for y
 	$(BIN)/python demo/run.py $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: setup redis ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: setup redis ## the tests that kill workers, Redis, Qdrant and dispatchers, at full length (15 minutes)
 	MCIP_CHAOS=1 $(BIN)/python -m pytest -m chaos
