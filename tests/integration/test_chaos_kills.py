@@ -61,10 +61,12 @@ def test_a_dead_workers_chunks_are_taken_over_by_a_running_idle_peer(tmp_path: P
         (peer,) = cluster.start_workers(1, env={"MCIP_QDRANT_URL": cluster.qdrant_url})
         assert cluster.in_hand(peer) == 0
         victim.kill()
+        assert cluster.db.hlen("unacked") == 3, "what a worker has in hand stays the broker's"
         cluster.proxy.mode = "pass"
-        dispatcher.end(0, within=30)
+        dispatcher.end(0, within=60)
         waited = time.monotonic() - received
-        assert cluster.timeout_s - 1 < waited < cluster.timeout_s + 6
+        # With kombu's defaults it would be up to 100 s more; the rest is for a busy machine.
+        assert cluster.timeout_s - 1 < waited < cluster.timeout_s + 40
         assert sum(line["images"] for line in peer.log("chunk")) == 90
         assert_ledger(cluster, run, archive)
         assert_points(cluster, archive)
@@ -121,7 +123,7 @@ def test_sigterm_returns_what_is_in_hand(tmp_path: Path, clip: Exported) -> None
         cluster.proxy.mode = "slow"
         wait_for(lambda: cluster.in_hand(leaving) == CONCURRENCY and cluster.settled(run) > 50, 30, cluster)
         leaving.send(signal.SIGTERM)
-        leaving.end(0, within=10)
+        leaving.end(0, within=20)
         assert cluster.in_hand(leaving) == 0
         assert cluster.ledger(run, "crashes") == {}
         assert dispatcher.running
@@ -136,7 +138,7 @@ def test_sigterm_returns_what_is_in_hand(tmp_path: Path, clip: Exported) -> None
         assert leaving.log("chunk returned")
         assert not [line for line in leaving.log() if "exception" in line]
         peer.send(signal.SIGTERM)
-        peer.end(0, within=10)  # with nothing in hand
+        peer.end(0, within=20)  # with nothing in hand
 
 
 def test_a_worker_frozen_past_the_timeout_that_comes_back(tmp_path: Path, clip: Exported) -> None:
