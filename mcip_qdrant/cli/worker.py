@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mcip_qdrant.cli.extras import needs_extra
+from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.cli.options import (
     api_key,
     broker_option,
