@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.cli.options import (
     api_key,
     broker_option,
@@ -16,6 +15,7 @@ from mcip_qdrant.cli.options import (
     precision_option,
     store_options,
 )
+from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.manifest import Precision
 
 
