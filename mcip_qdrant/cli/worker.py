@@ -118,9 +118,10 @@ def worker_command(
     """
     with needs_extra("workers", "mcip-qdrant worker"):
         from mcip_qdrant.session import Device
+        from mcip_qdrant.source import parse_roots
         from mcip_qdrant.workers.app import worker_program
         from mcip_qdrant.workers.broker import broker_settings
-        from mcip_qdrant.workers.settings import WorkerSettings, parse_roots, visibility_timeout
+        from mcip_qdrant.workers.settings import WorkerSettings, visibility_timeout
 
     settings = WorkerSettings(
         bundle=bundle_path,
