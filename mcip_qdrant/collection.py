@@ -65,25 +65,31 @@ def _index_payload(store: Store, name: str, field: str, schema: models.PayloadSc
     store.call(lambda client: client.create_payload_index(name, field, schema, wait=True), attempts=_ATTEMPTS)
 
 
-def describe(store: Store, name: str) -> models.CollectionInfo | None:
+def describe(store: Store, name: str, *, attempts: int = _ATTEMPTS) -> models.CollectionInfo | None:
     """What Qdrant says of a collection or alias, or None where there is none.
 
     Raises:
         StoreError: Qdrant failed.
     """
     try:
-        return store.call(lambda client: client.get_collection(name), attempts=_ATTEMPTS)
+        return store.call(lambda client: client.get_collection(name), attempts=attempts)
     except StoreError as exc:
-        cause = exc.__cause__
-        missing = getattr(cause, "status_code", None) == 404 or (
-            isinstance(cause, ValueError) and "not found" in str(cause)
-        )
-        if missing:
+        if is_missing(exc):
             return None
         raise
 
 
-def check_space(store: Store, name: str, manifest: Manifest) -> None:
+def is_missing(error: StoreError) -> bool:
+    """Whether an error says that there is no such collection: over REST, gRPC or in local mode."""
+    from grpc import RpcError, StatusCode
+
+    cause = error.__cause__
+    if isinstance(cause, RpcError):
+        return bool(cause.code() == StatusCode.NOT_FOUND)
+    return getattr(cause, "status_code", None) == 404 or (isinstance(cause, ValueError) and "not found" in str(cause))
+
+
+def check_space(store: Store, name: str, manifest: Manifest, *, attempts: int = _ATTEMPTS) -> None:
     """Compare a collection with a bundle before the first write or query.
 
     Raises:
@@ -91,7 +97,7 @@ def check_space(store: Store, name: str, manifest: Manifest) -> None:
         SpaceMismatchError: it holds another model's vectors; both models are named.
         ForeignCollectionError: it was not made by mcip-qdrant.
     """
-    info = describe(store, name)
+    info = describe(store, name, attempts=attempts)
     if info is None:
         raise StoreError(
             f"Qdrant at {store.location} has no collection {name!r}. Fill it first: mcip-qdrant ingest FOLDER --collection {name}"

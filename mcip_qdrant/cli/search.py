@@ -57,7 +57,8 @@ def search_command(
     """
     if sum(given is not None for given in (text, image, like)) != 1:
         raise click.UsageError("give exactly one of --text, --image and --like")
-    from mcip_qdrant.query import QueryEncoder, rgb_image
+    from mcip_qdrant.picture import rgb_image
+    from mcip_qdrant.query import QueryEncoder
     from mcip_qdrant.search import ImageCollection
     from mcip_qdrant.session import Device, choose_provider
 

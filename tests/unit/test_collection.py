@@ -164,7 +164,7 @@ def test_metadata_of_another_shape_vouches_for_nothing(store: Store, value: Any)
 def test_another_process_may_create_it_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store, metadata=IDENTITY_A)
     answers = iter([None])
-    monkeypatch.setattr(collection, "describe", lambda *these: next(answers, describe(*these)))
+    monkeypatch.setattr(collection, "describe", lambda *these, **options: next(answers, describe(*these, **options)))
     assert ensure_collection(store, "images", A, {}) is False
     answers = iter([None])
     with pytest.raises(SpaceMismatchError):

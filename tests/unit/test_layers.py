@@ -12,15 +12,17 @@ HEAVY = {"torch", "torchvision", "open_clip", "transformers", "timm", "onnx", "o
 LAYERS = {
     # module or sub-package -> layer; it imports only from lower layers (same-layer imports would make cycles possible).
     **dict.fromkeys(("errors", "cpus", "spill"), 0),
-    **dict.fromkeys(("manifest", "keys", "report", "stages", "extras"), 1),
+    **dict.fromkeys(("manifest", "keys", "report", "stages", "extras", "mix", "hit"), 1),
     **dict.fromkeys(("preprocess", "tokenizer", "session", "store", "source", "read", "failures"), 2),
     **dict.fromkeys(("decode", "collection", "points", "sink"), 3),
-    **dict.fromkeys(("golden", "columns", "prune", "prepare", "bulk", "thumbnail"), 4),
+    **dict.fromkeys(("golden", "columns", "prune", "prepare", "bulk", "thumbnail", "picture", "space_guard"), 4),
     **dict.fromkeys(("bundle", "pipeline", "gallery"), 5),
-    "encoder": 6,
+    **dict.fromkeys(("encoder", "hits"), 6),
     **dict.fromkeys(("verify", "query"), 7),
-    **dict.fromkeys(("search", "ingest"), 8),
-    **dict.fromkeys(("sheet", "integrations"), 9),
+    **dict.fromkeys(("request", "ingest"), 8),
+    **dict.fromkeys(("answer", "examples", "sheet"), 9),
+    "search": 10,
+    "integrations": 11,
 }
 
 
