@@ -45,7 +45,9 @@ class McipTextEmbedder(_FromBundle):
     """A text as a list of D floats, L2 norm 1; `device` and `precision` are `QueryEncoder.open`'s."""
 
     def __init__(self, bundle: str | Path, *, device: str = "auto", precision: Precision | None = None) -> None:
-        _FromBundle.__init__(self, bundle, device, precision)  # Haystack rebuilds the class, so that super() does not work
+        _FromBundle.__init__(
+            self, bundle, device, precision
+        )  # Haystack rebuilds the class, so that super() does not work
 
     def to_dict(self) -> dict[str, Any]:
         """The settings, for a pipeline's YAML."""
@@ -78,7 +80,9 @@ class McipImageDocumentEmbedder(_FromBundle):
         file_path_meta_field: str = "file_path",
         root_path: str | Path | None = None,
     ) -> None:
-        _FromBundle.__init__(self, bundle, device, precision)  # Haystack rebuilds the class, so that super() does not work
+        _FromBundle.__init__(
+            self, bundle, device, precision
+        )  # Haystack rebuilds the class, so that super() does not work
         self.file_path_meta_field = file_path_meta_field
         self.root_path = str(root_path or "")
 

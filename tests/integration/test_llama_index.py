@@ -122,7 +122,9 @@ def test_refusals_are_ours(clip: Exported, tmp_path: Path) -> None:
 
 def test_an_index_over_texts_and_pictures(clip: Exported, encoder: QueryEncoder, paths: list[str]) -> None:
     model = McipEmbedding(bundle=str(clip.folder))
-    nodes = [TextNode(text=text) for text in TEXTS] + [ImageNode(image_path=path, metadata={"name": Path(path).name}) for path in paths]
+    nodes = [TextNode(text=text) for text in TEXTS] + [
+        ImageNode(image_path=path, metadata={"name": Path(path).name}) for path in paths
+    ]
     index = MultiModalVectorStoreIndex(nodes, embed_model=model, image_embed_model=model)
     retriever = index.as_retriever(similarity_top_k=3, image_similarity_top_k=3)
 
@@ -137,6 +139,8 @@ def test_an_index_over_texts_and_pictures(clip: Exported, encoder: QueryEncoder,
 
 
 def test_the_default_model_of_a_text_index(clip: Exported) -> None:
-    index = VectorStoreIndex([TextNode(text=text) for text in TEXTS], embed_model=McipEmbedding(bundle=str(clip.folder)))
+    index = VectorStoreIndex(
+        [TextNode(text=text) for text in TEXTS], embed_model=McipEmbedding(bundle=str(clip.folder))
+    )
     best = asyncio.run(index.as_retriever(similarity_top_k=1).aretrieve(QueryBundle(TEXTS[7])))
     assert best[0].node.text == TEXTS[7]
