@@ -126,21 +126,31 @@ def check_space(store: Store, name: str, manifest: Manifest, *, attempts: int = 
     _check_vectors(name, info, manifest)
 
 
-def adopt(store: Store, name: str, manifest: Manifest) -> None:
-    """Declare that a collection made by other software holds this bundle's vectors. Only ever on a person's word.
+def adoptable(store: Store, name: str, manifest: Manifest) -> bool:
+    """Whether a collection made by other software could hold this bundle's vectors; False where it is this model's already.
 
     Raises:
         StoreError: no such collection.
-        SpaceMismatchError: it already belongs to a model, or its vectors have another size, distance or name.
+        SpaceMismatchError: it belongs to another model, or its vectors have another size, distance or name.
     """
     info = describe(store, name)
     if info is None:
         raise StoreError(f"Qdrant at {store.location} has no collection {name!r} to adopt")
     if METADATA_KEY in (info.config.metadata or {}):
         check_space(store, name, manifest)
-        return
+        return False
     _check_vectors(name, info, manifest)
-    store.call(lambda client: client.update_collection(name, metadata={METADATA_KEY: _identity(manifest)}))
+    return True
+
+
+def claim(store: Store, name: str, manifest: Manifest) -> None:
+    """Write into a collection's metadata that it holds this bundle's vectors. `adoption.adopt` makes sure of that first.
+
+    Raises:
+        StoreError, SpaceMismatchError: as `adoptable`.
+    """
+    if adoptable(store, name, manifest):
+        store.call(lambda client: client.update_collection(name, metadata={METADATA_KEY: _identity(manifest)}))
 
 
 def register_source(store: Store, name: str, source: str, root: Path, *, moved: bool = False) -> None:

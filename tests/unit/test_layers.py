@@ -19,10 +19,10 @@ LAYERS = {
     **dict.fromkeys(("bundle", "pipeline", "gallery"), 5),
     **dict.fromkeys(("encoder", "hits"), 6),
     **dict.fromkeys(("verify", "query"), 7),
-    **dict.fromkeys(("request", "ingest"), 8),
+    **dict.fromkeys(("request", "ingest", "adoption"), 8),
     **dict.fromkeys(("answer", "examples", "sheet"), 9),
     "search": 10,
-    "integrations": 11,
+    **dict.fromkeys(("integrations", "server"), 11),
 }
 
 
