@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import io
+import hashlib
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,20 +14,18 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Path as InPath
 
 from mcip_qdrant.cpus import available_cpus
-from mcip_qdrant.decode import DecodeLimits, decode
+from mcip_qdrant.decode import DecodeLimits
 from mcip_qdrant.errors import ImageError
-from mcip_qdrant.keys import ImageRef
-from mcip_qdrant.manifest import Preprocess
-from mcip_qdrant.read import read_image
+from mcip_qdrant.hit import Hit
 from mcip_qdrant.server.archive import Archive
 from mcip_qdrant.server.batching import OverloadedError
 from mcip_qdrant.server.problems import NoCollectionError, responses
 from mcip_qdrant.server.settings import Limits
+from mcip_qdrant.thumbnail import picture_bytes, thumbnail
 
 SIDE = 320
 """Longest side of a thumbnail in pixels."""
 
-_SCALED_FOR = Preprocess(size=(SIDE, SIDE), mean=(0, 0, 0), std=(1, 1, 1), resize_mode="longest")
 _KEPT_BYTES = 64 << 20
 _WAITING = 256
 
@@ -86,24 +84,14 @@ class Thumbnails:
             self._kept_bytes -= len(self._kept.popitem(last=False)[1])
 
     def _make(self, payload: Mapping[str, Any], digest: str) -> bytes:
-        source, key = str(payload["source"]), str(payload["key"])
-        if not key.startswith(f"{source}/"):
-            raise NoCollectionError("this image's key does not name its source")
+        hit = Hit(id="", score=0.0, uri="", payload=dict(payload))
         try:
-            # read_image compares real paths, so neither ".." in a key nor a symbolic link leads out of the root.
-            image = read_image(
-                self._roots[source], ImageRef(source, key.removeprefix(f"{source}/")), max_bytes=self._limits.max_bytes
-            )
-            if image.sha256 != digest:
+            data = picture_bytes(hit, self._roots, max_bytes=self._limits.max_bytes)
+            if hashlib.sha256(data).hexdigest() != digest:
                 raise NoCollectionError("the file has changed since it was ingested; ingest it again")
-            rgb = decode(image.data, limits=self._limits, scaled_for=_SCALED_FOR).rgb
+            return thumbnail(data, side=SIDE, limits=self._limits).jpeg
         except ImageError as exc:
             raise NoCollectionError(f"this image cannot be shown: {exc}") from exc
-        rgb.thumbnail((SIDE, SIDE))
-        out = io.BytesIO()
-        # From the pixels alone: neither EXIF (places, names) nor anything else that the file carried gets out.
-        rgb.save(out, "JPEG", quality=82, optimize=True)
-        return out.getvalue()
 
 
 def thumbnails_router(archive: Archive | None, thumbnails: Thumbnails) -> APIRouter:
@@ -115,7 +103,7 @@ def thumbnails_router(archive: Archive | None, thumbnails: Thumbnails) -> APIRou
         response_class=Response,
         responses={200: {"content": {"image/jpeg": {}}, "description": "The thumbnail"}, **responses(404, 409, 502)},
     )
-    async def thumbnail(
+    async def thumbnail_of(
         point: Annotated[uuid.UUID, InPath(description="The image's point id")],
         v: Annotated[str, Query(max_length=64, description="Only keeps caches apart")] = "",
     ) -> Response:
