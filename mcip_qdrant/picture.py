@@ -39,9 +39,9 @@ def rgb_image(image: ImageLike) -> Image.Image:
         _refuse_too_many(*image.size, limits)
         return to_rgb(image)
     if isinstance(image, np.ndarray):
-        checked = _checked_array(image)
-        _refuse_too_many(checked.shape[1], checked.shape[0], limits)
-        return Image.fromarray(checked).convert("RGB")
+        _check_array(image)
+        _refuse_too_many(image.shape[1], image.shape[0], limits)
+        return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
     if isinstance(image, (bytes, bytearray, memoryview)):
         return decode(bytes(image)).rgb
     if isinstance(image, (str, os.PathLike)):
@@ -55,6 +55,8 @@ def rgb_image(image: ImageLike) -> Image.Image:
 
 def is_picture(what: object) -> bool:
     """Whether something is a picture by its type alone; a str is not, because in a mix it is words."""
+    if isinstance(what, str):
+        return False  # before Pillow is loaded, which a process that only encodes text never needs
     from PIL import Image
 
     known = (os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image)
@@ -82,9 +84,13 @@ def _stream_bytes(stream: Any, limits: DecodeLimits) -> bytes:
     name = str(getattr(stream, "name", "the file object"))
     try:
         return _at_most(stream, limits, name=name)
+    except InvalidQueryError:  # which is a ValueError as well
+        raise
+    except UnicodeDecodeError as exc:
+        raise _text_mode(name) from exc
     except OSError as exc:
         raise ImageError(Reason.UNREADABLE, f"{name}: {exc.strerror or exc}") from exc
-    except ValueError as exc:  # closed, or text that cannot be decoded
+    except ValueError as exc:  # closed
         raise ImageError(Reason.UNREADABLE, f"{name}: {exc}") from exc
 
 
@@ -93,12 +99,16 @@ def _at_most(stream: Any, limits: DecodeLimits, *, name: str) -> bytes:
     pieces, left = [], limits.max_bytes + 1
     while left > 0 and (piece := stream.read(min(left, 1 << 20))):
         if not isinstance(piece, bytes):
-            raise InvalidQueryError(f"{name} gives text; open the image in binary mode ('rb')")
+            raise _text_mode(name)
         pieces.append(piece)
         left -= len(piece)
     if left <= 0:
         raise ImageError(Reason.TOO_LARGE, f"{name}: more than {limits.max_bytes} bytes, which is the limit")
     return b"".join(pieces)
+
+
+def _text_mode(name: str) -> InvalidQueryError:
+    return InvalidQueryError(f"{name} gives text; open the image in binary mode ('rb')")
 
 
 def _refuse_too_many(width: int, height: int, limits: DecodeLimits) -> None:
@@ -108,9 +118,8 @@ def _refuse_too_many(width: int, height: int, limits: DecodeLimits) -> None:
         )
 
 
-def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+def _check_array(array: NDArray[Any]) -> None:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or array.size == 0:
         raise InvalidQueryError(
             f"an image array must be uint8 [H, W, 3] RGB or [H, W] grey, not {array.dtype} {list(array.shape)}"
         )
-    return np.ascontiguousarray(array)
