@@ -161,6 +161,19 @@ def whole_number(name: str, value: object, *, least: int) -> int:
     return number
 
 
+def checked_filter(given: models.Filter | None) -> models.Filter | None:
+    """A filter that a user gave.
+
+    Raises:
+        InvalidQueryError: something else.
+    """
+    from qdrant_client import models
+
+    if given is not None and not isinstance(given, models.Filter):
+        raise InvalidQueryError(f"filter must be a qdrant_client.models.Filter, not {type(given).__name__}")
+    return given
+
+
 def checked_vector(vector: object, dimension: int) -> NDArray[np.float32]:
     """A vector that a user gave, as float32 `[D]`.
 

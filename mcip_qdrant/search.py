@@ -16,7 +16,7 @@ from mcip_qdrant.errors import InvalidQueryError, StoreError
 from mcip_qdrant.hits import Hits
 from mcip_qdrant.picture import ImageLike
 from mcip_qdrant.query import MixPart, QueryEncoder
-from mcip_qdrant.request import Like, Query, checked_vector, whole_number
+from mcip_qdrant.request import Like, Query, checked_filter, checked_vector, whole_number
 from mcip_qdrant.space_guard import SpaceGuard
 from mcip_qdrant.store import Store
 
@@ -124,6 +124,8 @@ class ImageCollection:
             diverse=diverse,
         )
         if group_by is not None:
+            if not isinstance(group_by, str) or not group_by:
+                raise InvalidQueryError(f"group_by must be the name of a payload field, not {group_by!r}")
             return self._groups(query, group_by, whole_number("group_size", group_size, least=1), collapse_duplicates)
         return self._answers([query], collapse_duplicates)[0]
 
@@ -152,8 +154,9 @@ class ImageCollection:
         Raises:
             SpaceMismatchError, ForeignCollectionError, StoreError: as `search`.
         """
+        passing = checked_filter(filter)
         return self._guard.read(
-            lambda client, name: client.count(name, count_filter=filter, exact=True, timeout=self._timeout_s)
+            lambda client, name: client.count(name, count_filter=passing, exact=True, timeout=self._timeout_s)
         ).count
 
     def facets(
@@ -170,10 +173,13 @@ class ImageCollection:
             SpaceMismatchError, ForeignCollectionError, StoreError: as `search`.
         """
         whole_number("limit", limit, least=1)
+        passing = checked_filter(filter)
+        if not isinstance(field, str) or not field:
+            raise InvalidQueryError(f"field must be the name of a payload field, not {field!r}")
         try:
             answer = self._guard.read(
                 lambda client, name: client.facet(
-                    name, key=field, facet_filter=filter, limit=limit, exact=True, timeout=self._timeout_s
+                    name, key=field, facet_filter=passing, limit=limit, exact=True, timeout=self._timeout_s
                 )
             )
         except StoreError as exc:

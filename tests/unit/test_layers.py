@@ -12,7 +12,7 @@ HEAVY = {"torch", "torchvision", "open_clip", "transformers", "timm", "onnx", "o
 LAYERS = {
     # module or sub-package -> layer; it imports only from lower layers (same-layer imports would make cycles possible).
     **dict.fromkeys(("errors", "cpus", "spill"), 0),
-    **dict.fromkeys(("manifest", "keys", "report", "stages", "extras", "mix", "hit"), 1),
+    **dict.fromkeys(("manifest", "keys", "report", "stages", "extras", "mix", "hit", "store_errors"), 1),
     **dict.fromkeys(("preprocess", "tokenizer", "session", "store", "source", "read", "failures"), 2),
     **dict.fromkeys(("decode", "collection", "points", "sink"), 3),
     **dict.fromkeys(("golden", "columns", "prune", "prepare", "bulk", "thumbnail", "picture", "space_guard"), 4),
