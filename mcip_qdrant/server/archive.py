@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from mcip_qdrant.collection import describe
 from mcip_qdrant.errors import InvalidQueryError, StoreError, StoreUnavailableError
@@ -152,8 +153,9 @@ def parse_filter(given: Mapping[str, Any] | None) -> models.Filter | None:
     from qdrant_client import models
 
     try:
+        to_json(given)  # half a character could not be sent to Qdrant
         return models.Filter.model_validate(given)
-    except (ValidationError, RecursionError) as exc:
+    except (ValidationError, PydanticSerializationError, RecursionError) as exc:
         raise InvalidQueryError(
             'filter is not one of Qdrant\'s, such as {"must": [{"key": "source", "match": {"value": "photos"}}]}'
         ) from exc

@@ -108,9 +108,12 @@ def _encodable(message: str) -> str:
 
 async def _invalid(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - FastAPI calls it with nothing else
-    # Where a field may be one thing or another, there is an error for each; ours say what to do, and longer ways lead to
-    # what the client probably meant.
-    error = max(exc.errors(), key=lambda one: (one["type"] == "value_error", len(one["loc"])))
+    # Where a field may be one thing or another, there is an error for each. Ours say what to do, one about a value comes from the
+    # branch that had the right type, and longer ways lead to what the client probably meant.
+    error = max(
+        exc.errors(),
+        key=lambda one: (one["type"] == "value_error", not one["type"].endswith("_type"), len(one["loc"])),
+    )
     if error["type"] == "json_invalid":
         return answer(400, "the body is not JSON", code="not_json")
     where = ".".join(str(part) for part in error["loc"][1:] if isinstance(part, int) or _FIELD.fullmatch(str(part)))

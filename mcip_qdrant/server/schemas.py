@@ -34,6 +34,14 @@ def _words(text: str) -> str:
     return text
 
 
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError("half a character is no text") from exc
+    return text
+
+
 def _data_url(url: str) -> str:
     head, comma, _ = url[:200].partition(",")
     scheme = head.lower()
@@ -44,9 +52,11 @@ def _data_url(url: str) -> str:
     return url
 
 
+Name = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_whole)]
 Words = Annotated[
     str,
     Field(min_length=1, max_length=_LIMITS.max_text_chars, json_schema_extra={"pattern": r"[^\s]"}),
+    AfterValidator(_whole),
     AfterValidator(_words),
 ]
 PictureUrl = Annotated[
@@ -197,8 +207,8 @@ class ModelList(BaseModel):
 class LikeExamples(Request):
     """Images of the collection, by key or point id."""
 
-    positive: list[str] = Field(default=[], max_length=32)
-    negative: list[str] = Field(default=[], max_length=32)
+    positive: list[Name] = Field(default=[], max_length=32)
+    negative: list[Name] = Field(default=[], max_length=32)
 
 
 class MixPart(Request):
@@ -220,7 +230,7 @@ class SearchRequest(Request):
 
     text: Words | None = Field(None, description="Words that describe the picture", examples=["a cat on a sofa"])
     image: PictureUrl | None = None
-    like: str | Annotated[list[str], Field(min_length=1, max_length=32)] | LikeExamples | None = Field(
+    like: Name | Annotated[list[Name], Field(min_length=1, max_length=32)] | LikeExamples | None = Field(
         None, description="Key or point id of an image of the collection, several, or positive and negative ones"
     )
     mix: Annotated[list[MixPart], Field(min_length=1, max_length=16)] | None = None
@@ -264,7 +274,7 @@ class SearchAnswer(BaseModel):
 class FacetRequest(Request):
     """Fields to count; without them, those that are worth filtering by."""
 
-    fields: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)] | None = None
+    fields: Annotated[list[Name], Field(max_length=16)] | None = None
     filter: dict[str, Any] | None = None
     limit: int = Field(20, ge=1, le=100)
 

@@ -73,9 +73,9 @@ def test_nothing_outside_the_root_is_shown(home: Path, key: str, shown: str | No
 
 
 def test_links_may_lead_around_inside_but_not_out(home: Path) -> None:
-    os.symlink(home / "photos" / "a.jpg", home / "photos" / "inside.jpg")
-    os.symlink(home / "secret.jpg", home / "photos" / "outside.jpg")
-    os.symlink(home, home / "photos" / "up")
+    (home / "photos" / "inside.jpg").symlink_to(home / "photos" / "a.jpg")
+    (home / "photos" / "outside.jpg").symlink_to(home / "secret.jpg")
+    (home / "photos" / "up").symlink_to(home)
     assert make(home, payload(home, "photos/inside.jpg")).size[0] == SIDE
     for key in ("photos/outside.jpg", "photos/up/secret.jpg"):
         with pytest.raises(NoCollectionError, match="outside"):
