@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcip_qdrant.adoption import adopt
     from mcip_qdrant.bundle import Bundle
     from mcip_qdrant.errors import (
         BrokerError,
@@ -66,6 +67,7 @@ _HOME = {
     "StoreError": "errors",
     "StoreUnavailableError": "errors",
     "TextCutWarning": "errors",
+    "adopt": "adoption",
     "point_id": "keys",
 }
 
@@ -97,6 +99,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "TextCutWarning",
+    "adopt",
     "point_id",
 ]
 
