@@ -13,6 +13,9 @@ OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/favicon.ico"
 OPEN_FOLDERS = ("/static/", "/docs/")
 """Answered without a key: the page's own files, which hold no data, and `/health`."""
 
+BODY_PATHS = frozenset({"/v1/embeddings", "/v1/search", "/v1/facets"})
+"""The only ones that take a body; elsewhere it is not even read."""
+
 _PAGES = frozenset({"/", "/docs"})
 
 
@@ -90,7 +93,7 @@ def _own_origin(head: Head, settings: ServerSettings) -> bool:
 
 
 def _not_json(head: Head) -> Refusal | None:
-    if head.method != "POST":
+    if head.method != "POST" or head.path not in BODY_PATHS:
         return None
     kind = head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind == b"application/json":

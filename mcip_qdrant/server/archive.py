@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,7 @@ from mcip_qdrant.store import Store
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
+logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 TIMEOUT_S = 10
@@ -114,6 +116,9 @@ class Archive:
                 raise NoCollectionError(
                     f"there is no collection {self.name!r} (any more); ingest images into it"
                 ) from exc
+            if _is_about_the_request(exc):
+                logger.info("Qdrant refused a request: %s", exc)
+                raise InvalidQueryError("Qdrant does not take this filter or this field name") from exc
             raise
 
     def _worth_filtering(self) -> list[str]:
@@ -140,6 +145,16 @@ class Archive:
 
 def _own_choice(fields: Sequence[str]) -> list[str]:
     return [field for field in fields if field not in OWN_FIELDS or field in _WORTH_FILTERING]
+
+
+def _is_about_the_request(error: StoreError) -> bool:
+    """Whether Qdrant understood who asks and what for, but not the filter or field: HTTP 400 or 422, in local mode a bare error."""
+    cause = error.__cause__
+    return getattr(cause, "status_code", None) in {400, 422} or type(cause) in {
+        ValueError,
+        TypeError,
+        NotImplementedError,
+    }
 
 
 def parse_filter(given: Mapping[str, Any] | None) -> models.Filter | None:

@@ -9,7 +9,7 @@ from time import monotonic
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcip_qdrant.server.access import Head, Refusal, refusal
+from mcip_qdrant.server.access import BODY_PATHS, Head, Refusal, refusal
 from mcip_qdrant.server.metrics import Metrics
 from mcip_qdrant.server.problems import refused
 from mcip_qdrant.server.settings import Limits, ServerSettings
@@ -80,7 +80,7 @@ class Guard:
                 raise _RefusedError(
                     HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "too many requests at once; try again", 1
                 )
-            if head.method == "POST":
+            if head.method == "POST" and head.path in BODY_PATHS:
                 taken = self._reserve(head)
                 taken += await self._read(receive, body, taken)
         except _RefusedError as exc:

@@ -20,9 +20,10 @@ from pydantic import (
 from mcip_qdrant.server.settings import Limits
 
 _LIMITS = Limits()
+# 8 x 8 pixels of green.
 PICTURE_EXAMPLE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mO4"
-    "IKeCFTEMLQkAmMdFAW4OLVMAAAAASUVORK5CYII="
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mOU67FhwAaYGHCAwSkB"
+    "ALjOAPaqZMyOAAAAAElFTkSuQmCC"
 )
 
 

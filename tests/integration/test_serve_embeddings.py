@@ -67,9 +67,7 @@ def test_base64_is_little_endian_float32(shown: Shown, encoder: QueryEncoder) ->
     np.testing.assert_allclose(np.frombuffer(raw, dtype="<f4"), encoder.text("a cat"), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "form", ["infinity", "infinity, single", "vllm"], ids=lambda form: form.replace(", ", "-")
-)
+@pytest.mark.parametrize("form", ["infinity", "infinity, single", "vllm"], ids=lambda form: form.replace(", ", "-"))
 def test_pictures_in_the_forms_that_others_take(shown: Shown, encoder: QueryEncoder, form: str) -> None:
     data = shown.bytes_of("photo-0003.jpg")
     url = data_url(data)
@@ -116,7 +114,9 @@ def test_two_hundred_clients_get_their_own_vectors(shown: Shown, encoder: QueryE
     names = [f"photo-{number:04}.jpg" for number in range(10, 30)]
     pictures = [data_url(shown.bytes_of(name)) for name in names]
     expected_pictures = encoder.images([shown.bytes_of(name) for name in names])
-    lists = [[f"text {client}-{row} {'word ' * (client % 7)}" for row in range(1 + client % 5)] for client in range(200)]
+    lists = [
+        [f"text {client}-{row} {'word ' * (client % 7)}" for row in range(1 + client % 5)] for client in range(200)
+    ]
     flat = encoder.texts([text for one in lists for text in one])
     ends = np.cumsum([len(one) for one in lists])[:-1]
     expected_texts = np.split(flat, ends)
@@ -229,7 +229,9 @@ def test_two_hundred_megapixels_are_refused_before_they_are_decoded(shown: Shown
     stream = io.BytesIO()
     Image.new("1", (20_000, 10_000)).save(stream, "PNG")
     assert len(stream.getvalue()) < 100_000, "a bomb: small on the wire"
-    answer = shown.served.post("/v1/embeddings", {"input": data_url(stream.getvalue(), "image/png"), "modality": "image"})
+    answer = shown.served.post(
+        "/v1/embeddings", {"input": data_url(stream.getvalue(), "image/png"), "modality": "image"}
+    )
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "too_many_pixels"
     assert answer.elapsed.total_seconds() < 5
@@ -252,4 +254,3 @@ def test_two_thousand_texts_in_one_request(shown: Shown, encoder: QueryEncoder) 
     found = np.frombuffer(b"".join(base64.b64decode(item["embedding"]) for item in answer["data"]), dtype="<f4")
     chosen = [0, 1, 63, 64, 1000, 2047]
     np.testing.assert_allclose(found.reshape(2048, -1)[chosen], encoder.texts([texts[i] for i in chosen]), atol=1e-5)
-

@@ -87,9 +87,7 @@ def test_qdrant_comes_late_goes_and_comes_back_and_its_collection_changes(
 
 def point_to(client: QdrantClient, collection: str, *, moved: bool = False) -> None:
     """Let the alias `images` stand for a collection."""
-    new = models.CreateAliasOperation(
-        create_alias=models.CreateAlias(collection_name=collection, alias_name="images")
-    )
+    new = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name="images"))
     old = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="images"))
     client.update_collection_aliases([old, new] if moved else [new])
 

@@ -68,7 +68,9 @@ def everything(line: socket.socket) -> bytes:
 def head(length: int | None = None) -> bytes:
     """The head of an embeddings request."""
     how = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-    return f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{how}\r\n\r\n".encode()
+    return (
+        f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{how}\r\n\r\n".encode()
+    )
 
 
 # Every answer carries the headers.
@@ -78,7 +80,10 @@ def head(length: int | None = None) -> bytes:
     ("method", "path", "status"),
     [
         *(("GET", path, 200) for path in ("/", "/docs", "/openapi.json", "/health", "/metrics", "/v1/models")),
-        *(("GET", path, 200) for path in ("/static/app.js", "/static/style.css", "/docs/swagger-ui.css", "/favicon.ico")),
+        *(
+            ("GET", path, 200)
+            for path in ("/static/app.js", "/static/style.css", "/docs/swagger-ui.css", "/favicon.ico")
+        ),
         *(("GET", path, 404) for path in ("/nothing", "/static/nothing", "/v1/thumbnails/..%2Fx/y")),
         ("GET", "/v1/search", 405),
         ("OPTIONS", "/v1/search", 405),

@@ -74,7 +74,9 @@ def test_more_like_an_image_leaves_it_out(shown: Shown, stored: dict[str, models
     assert keys(shown.served.search(like=key, limit=5)) == expected
     assert keys(shown.served.search(like=point_id(key), limit=5)) == expected
     assert keys(shown.served.search(like={"positive": [key]}, limit=5)) == expected
-    several = keys(shown.served.search(like={"positive": [key, "photos/photo-0021.jpg"], "negative": ["photos/photo-0000.jpg"]}))
+    several = keys(
+        shown.served.search(like={"positive": [key, "photos/photo-0021.jpg"], "negative": ["photos/photo-0000.jpg"]})
+    )
     assert not {key, "photos/photo-0021.jpg", "photos/photo-0000.jpg"} & set(several)
 
 
@@ -112,7 +114,9 @@ def test_filters_and_thresholds(shown: Shown) -> None:
     answer = shown.served.search(text="x", filter=within, limit=100)
     assert len(answer["hits"]) > 5
     assert {hit["payload"]["year"] for hit in answer["hits"]} == {2016}
-    assert shown.served.search(text="x", filter={"must": [{"key": "no_such_field", "match": {"value": 1}}]})["hits"] == []
+    assert (
+        shown.served.search(text="x", filter={"must": [{"key": "no_such_field", "match": {"value": 1}}]})["hits"] == []
+    )
     assert shown.served.search(text="x", score_threshold=0.999)["hits"] == []
 
 
@@ -178,6 +182,7 @@ def test_the_collection_describes_itself(shown: Shown, encoder: QueryEncoder) ->
         ({"text": "a", "filter": {"mast": []}}, "filter"),
         ({"text": "a", "filter": {"must": [{"key": "x"}, 3]}}, "filter"),
         ({"text": "a", "filter": 3}, "filter"),
+        ({"text": "a", "filter": {"must": [{"key": "a[", "match": {"value": 1}}]}}, "field name"),
         ({"text": "a", "filter": {"must": [{"key": "\ud800", "match": {"value": "\ud800"}}]}}, "filter"),
         ({"text": "a", "diverse": True, "offset": 3}, "offset"),
         ({"text": "a", "diverse": 1.5}, "diverse"),
@@ -187,7 +192,9 @@ def test_the_collection_describes_itself(shown: Shown, encoder: QueryEncoder) ->
 def test_bad_requests_are_told_what_is_wrong(shown: Shown, body: dict[str, Any], says: str) -> None:
     import json
 
-    answer = shown.served.http.post("/v1/search", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    answer = shown.served.http.post(
+        "/v1/search", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 400, answer.text
     assert says in answer.json()["error"]["message"]
 
