@@ -181,7 +181,7 @@ function partElement({ name, file, picture, weighted, remove }) {
   const label = item.querySelector(".weight");
   if (weighted) {
     const [owner, field] = weighted;
-    const [range, shown] = [label.querySelector("input"), label.querySelector("output")];
+    const [range, shown] = [label.querySelector("input"), label.querySelector(".number")];
     label.querySelector("span").textContent = `Weight of ${name}`;
     range.value = owner[field];
     shown.textContent = owner[field].toFixed(1);
