@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,9 @@ def main() -> None:
     report(rows, as_json=options.json)
 
 
-def measured(model: Model, rounds: int) -> list[Row]:
-    """Rounds of one process each, in turn."""
+def measured(model: Model, rounds: int, pythons: Mapping[str, str | Path] | None = None) -> list[Row]:
+    """Rounds of one process each, in turn. `pythons` names another interpreter for `ours` (and `bare`) or `open_clip`."""
+    chosen = {"ours": sys.executable, "open_clip": sys.executable, **(pythons or {})}
     from mcip_qdrant.bundle import Bundle
 
     with tempfile.TemporaryDirectory() as folder:
@@ -69,9 +71,10 @@ def measured(model: Model, rounds: int) -> list[Row]:
             for name in programs if number % 2 else reversed(programs):
                 program, second = programs[name]
                 start = time.perf_counter()
-                subprocess.run(
-                    [sys.executable, "-W", "ignore", "-c", program, model.bundle, second, TEXT, out], check=True
-                )
+                python = chosen["open_clip" if name == "open_clip" else "ours"]
+                # From a folder of its own: a checkout in the current one would shadow what is installed.
+                command = [python, "-W", "ignore", "-c", program, model.bundle, second, TEXT, out]
+                subprocess.run(command, check=True, cwd=folder)
                 if number:
                     spent[name].append(time.perf_counter() - start)
                 vectors[name] = np.fromfile(out, dtype=np.float32)[None]

@@ -23,7 +23,7 @@ from _harness import HEADER, Fact, Script, say
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: begin (benchmarks/run_all.py) -->", "<!-- measured: end -->"
-SCRIPTS = ("ingest_small", "ingest_large", "query_cold", "query_warm", "int8", "corrupt", "killed")
+SCRIPTS = ("ingest_small", "ingest_large", "query_cold", "query_warm", "int8", "query_int8_recall", "corrupt", "killed")
 PACKAGES = ("onnxruntime", "pillow", "numpy", "qdrant-client", "tokenizers", "fastembed", "open-clip-torch", "torch")
 
 
@@ -113,14 +113,15 @@ def cpu_model() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def write_page(table: str) -> None:
+def write_page(table: str, page: Path = PAGE, markers: tuple[str, str] = (BEGIN, END)) -> None:
     """Replace what stands between the markers."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
+    text = page.read_text(encoding="utf-8")
+    begin, end = markers
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise SystemExit(f"{PAGE.name} has lost its markers: {BEGIN} … {END}")
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{page.name} has lost its markers: {begin} … {end}")
+    page.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

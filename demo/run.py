@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sample_photos import build_archive, build_queries
 
+from mcip_qdrant.export.random_weights import random_checkpoint
+
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
-MODEL, SEED = "ViT-B-32", 0
+MODEL = "ViT-B-32"
 TEXT = "a cat looking at the camera"
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -32,18 +34,6 @@ def command(*arguments: object) -> str:
     if done.returncode not in {0, 3}:
         raise SystemExit(done.returncode)
     return done.stdout
-
-
-def random_checkpoint(path: Path) -> None:
-    """Save an open_clip model with seeded random weights, in the form in which real checkpoints come."""
-    import logging
-
-    import open_clip
-    import torch
-
-    logging.getLogger().setLevel(logging.ERROR)
-    torch.manual_seed(SEED)
-    torch.save(open_clip.create_model(MODEL, pretrained=None).state_dict(), path)
 
 
 def main() -> None:
@@ -117,7 +107,7 @@ def export_random_model() -> Path:
     """Export once; later runs reuse the bundle."""
     bundle, checkpoint = OUT / "bundle", OUT / "random.pth"
     if not (bundle / "manifest.json").exists():
-        random_checkpoint(checkpoint)
+        random_checkpoint(MODEL, checkpoint)
         print(
             command(
                 "export",

@@ -7,10 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcip_qdrant.adoption import adopt
     from mcip_qdrant.bundle import Bundle
     from mcip_qdrant.errors import (
         BrokerError,
         BundleError,
+        ClosedError,
         ConfigurationError,
         DeviceError,
         ExportError,
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
         SpaceMismatchError,
         StoreError,
         StoreUnavailableError,
+        TextCutWarning,
     )
+    from mcip_qdrant.hit import Hit
+    from mcip_qdrant.hits import Hits
     from mcip_qdrant.keys import point_id
     from mcip_qdrant.query import QueryEncoder
-    from mcip_qdrant.search import Hit, ImageCollection
+    from mcip_qdrant.request import Like, Query
+    from mcip_qdrant.search import FacetValue, ImageCollection
 
 __version__ = "0.1.0"
 
@@ -37,17 +43,22 @@ _HOME = {
     "BrokerError": "errors",
     "Bundle": "bundle",
     "BundleError": "errors",
+    "ClosedError": "errors",
     "ConfigurationError": "errors",
     "DeviceError": "errors",
     "ExportError": "errors",
+    "FacetValue": "search",
     "ForeignCollectionError": "errors",
-    "Hit": "search",
+    "Hit": "hit",
+    "Hits": "hits",
     "ImageCollection": "search",
     "ImageError": "errors",
     "InvalidQueryError": "errors",
+    "Like": "request",
     "McipError": "errors",
     "MessageError": "errors",
     "MissingExtraError": "errors",
+    "Query": "request",
     "QueryEncoder": "query",
     "Reason": "errors",
     "RunError": "errors",
@@ -55,6 +66,8 @@ _HOME = {
     "SpaceMismatchError": "errors",
     "StoreError": "errors",
     "StoreUnavailableError": "errors",
+    "TextCutWarning": "errors",
+    "adopt": "adoption",
     "point_id": "keys",
 }
 
@@ -62,17 +75,22 @@ __all__ = [
     "BrokerError",
     "Bundle",
     "BundleError",
+    "ClosedError",
     "ConfigurationError",
     "DeviceError",
     "ExportError",
+    "FacetValue",
     "ForeignCollectionError",
     "Hit",
+    "Hits",
     "ImageCollection",
     "ImageError",
     "InvalidQueryError",
+    "Like",
     "McipError",
     "MessageError",
     "MissingExtraError",
+    "Query",
     "QueryEncoder",
     "Reason",
     "RunError",
@@ -80,6 +98,8 @@ __all__ = [
     "SpaceMismatchError",
     "StoreError",
     "StoreUnavailableError",
+    "TextCutWarning",
+    "adopt",
     "point_id",
 ]
 

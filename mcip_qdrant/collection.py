@@ -65,25 +65,31 @@ def _index_payload(store: Store, name: str, field: str, schema: models.PayloadSc
     store.call(lambda client: client.create_payload_index(name, field, schema, wait=True), attempts=_ATTEMPTS)
 
 
-def describe(store: Store, name: str) -> models.CollectionInfo | None:
+def describe(store: Store, name: str, *, attempts: int = _ATTEMPTS) -> models.CollectionInfo | None:
     """What Qdrant says of a collection or alias, or None where there is none.
 
     Raises:
         StoreError: Qdrant failed.
     """
     try:
-        return store.call(lambda client: client.get_collection(name), attempts=_ATTEMPTS)
+        return store.call(lambda client: client.get_collection(name), attempts=attempts)
     except StoreError as exc:
-        cause = exc.__cause__
-        missing = getattr(cause, "status_code", None) == 404 or (
-            isinstance(cause, ValueError) and "not found" in str(cause)
-        )
-        if missing:
+        if is_missing(exc):
             return None
         raise
 
 
-def check_space(store: Store, name: str, manifest: Manifest) -> None:
+def is_missing(error: StoreError) -> bool:
+    """Whether an error says that there is no such collection: over REST, gRPC or in local mode."""
+    from grpc import RpcError, StatusCode
+
+    cause = error.__cause__
+    if isinstance(cause, RpcError):
+        return bool(cause.code() == StatusCode.NOT_FOUND)
+    return getattr(cause, "status_code", None) == 404 or (isinstance(cause, ValueError) and "not found" in str(cause))
+
+
+def check_space(store: Store, name: str, manifest: Manifest, *, attempts: int = _ATTEMPTS) -> None:
     """Compare a collection with a bundle before the first write or query.
 
     Raises:
@@ -91,7 +97,7 @@ def check_space(store: Store, name: str, manifest: Manifest) -> None:
         SpaceMismatchError: it holds another model's vectors; both models are named.
         ForeignCollectionError: it was not made by mcip-qdrant.
     """
-    info = describe(store, name)
+    info = describe(store, name, attempts=attempts)
     if info is None:
         raise StoreError(
             f"Qdrant at {store.location} has no collection {name!r}. Fill it first: mcip-qdrant ingest FOLDER --collection {name}"
@@ -120,21 +126,31 @@ def check_space(store: Store, name: str, manifest: Manifest) -> None:
     _check_vectors(name, info, manifest)
 
 
-def adopt(store: Store, name: str, manifest: Manifest) -> None:
-    """Declare that a collection made by other software holds this bundle's vectors. Only ever on a person's word.
+def adoptable(store: Store, name: str, manifest: Manifest) -> bool:
+    """Whether a collection made by other software could hold this bundle's vectors; False where it is this model's already.
 
     Raises:
         StoreError: no such collection.
-        SpaceMismatchError: it already belongs to a model, or its vectors have another size, distance or name.
+        SpaceMismatchError: it belongs to another model, or its vectors have another size, distance or name.
     """
     info = describe(store, name)
     if info is None:
         raise StoreError(f"Qdrant at {store.location} has no collection {name!r} to adopt")
     if METADATA_KEY in (info.config.metadata or {}):
         check_space(store, name, manifest)
-        return
+        return False
     _check_vectors(name, info, manifest)
-    store.call(lambda client: client.update_collection(name, metadata={METADATA_KEY: _identity(manifest)}))
+    return True
+
+
+def claim(store: Store, name: str, manifest: Manifest) -> None:
+    """Write into a collection's metadata that it holds this bundle's vectors. `adoption.adopt` makes sure of that first.
+
+    Raises:
+        StoreError, SpaceMismatchError: as `adoptable`.
+    """
+    if adoptable(store, name, manifest):
+        store.call(lambda client: client.update_collection(name, metadata={METADATA_KEY: _identity(manifest)}))
 
 
 def register_source(store: Store, name: str, source: str, root: Path, *, moved: bool = False) -> None:

@@ -17,7 +17,10 @@
     ├── MessageError              exit 1   a task message that this version cannot read
     ├── RunError                  exit 1   unknown run, or one that cannot do what was asked
     ├── InvalidQueryError         exit 1   empty text, unknown key, negative limit
+    ├── ClosedError               exit 1   used after close()
     └── ImageError                exit 1   one image cannot be embedded (permanent: a dead letter, never a retry)
+
+    TextCutWarning                         a UserWarning: a text is longer than the model reads
 """
 
 from __future__ import annotations
@@ -108,6 +111,14 @@ class RunError(McipError):
 
 class InvalidQueryError(McipError, ValueError):
     """The query itself makes no sense: empty text, unknown key, negative limit."""
+
+
+class ClosedError(McipError, RuntimeError):
+    """Something was used after its `close()`."""
+
+
+class TextCutWarning(UserWarning):
+    """A text is longer than the model's context length; its end did not count."""
 
 
 class ImageError(McipError):

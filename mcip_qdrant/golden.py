@@ -18,10 +18,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mcip_qdrant.decode import decode
 from mcip_qdrant.errors import BundleError
 from mcip_qdrant.manifest import Preprocess
-from mcip_qdrant.preprocess import preprocess
 
 FILE = "golden.npz"
 
@@ -39,6 +37,10 @@ class GoldenSet:
 
     def pixels(self, config: Preprocess) -> NDArray[np.uint8]:
         """Decode and preprocess every picture: uint8 `[64, H, W, 3]`."""
+        # Here, because a process that only encodes text opens bundles too, and needs no Pillow for that.
+        from mcip_qdrant.decode import decode
+        from mcip_qdrant.preprocess import preprocess
+
         return np.stack([preprocess(decode(picture).rgb, config) for picture in self.pictures])
 
     def save(self, directory: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from mcip_qdrant.errors import ImageError, InvalidQueryError
+from mcip_qdrant.hit import Hit
 from mcip_qdrant.keys import path_from_uri
-from mcip_qdrant.query import rgb_image
-from mcip_qdrant.search import Hit
+from mcip_qdrant.picture import rgb_image
 
 _TILE = 240
 _LABEL = 40

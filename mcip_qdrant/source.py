@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from mcip_qdrant.errors import SourceError
-from mcip_qdrant.keys import ImageRef, encode_path
+from mcip_qdrant.errors import ConfigurationError, SourceError
+from mcip_qdrant.keys import ImageRef, encode_path, source_name
 from mcip_qdrant.spill import SeenNames, SortedNames
 
 IMAGE_SUFFIXES = frozenset(
@@ -178,3 +178,29 @@ def check_root(path: Path) -> Path:
         raise SourceError(f"{path} does not exist") from exc
     except OSError as exc:
         raise SourceError(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def parse_roots(given: Iterable[str]) -> dict[str, Path]:
+    """Read what `--source-root` takes: `NAME=DIR` or `DIR` (its base name is the source's name). Folders are resolved.
+
+    Raises:
+        ConfigurationError: a folder that is missing or unreadable, or a name given twice.
+    """
+    roots: dict[str, Path] = {}
+    for item in filter(None, given):
+        # A folder may have = in its name; a source name that has one is written NAME=DIR with DIR absolute.
+        name, separator, folder = item.partition("=")
+        whole = Path(item)
+        if separator and not folder:
+            raise ConfigurationError(f"--source-root {item}: expected [NAME=]DIR")
+        try:
+            root = check_root(whole if not separator or whole.is_dir() else Path(folder)).resolve()
+            source = source_name(os.fsencode(root.name) if not separator or whole.is_dir() else name)
+        except SourceError as exc:
+            raise ConfigurationError(f"--source-root {item}: {exc}") from exc
+        if source in roots:
+            raise ConfigurationError(f"--source-root {item}: source {source!r} is given twice")
+        roots[source] = root
+    if not roots:
+        raise ConfigurationError("no source: say --source-root [NAME=]DIR")
+    return roots

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import tenacity
 
-from mcip_qdrant.errors import ConfigurationError, McipError, StoreError, StoreUnavailableError
+from mcip_qdrant.errors import ConfigurationError, StoreError, StoreUnavailableError
+from mcip_qdrant.store_errors import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,43 +125,10 @@ def _prepare_folder(folder: Path) -> None:
 @contextmanager
 def qdrant_errors(location: str) -> Iterator[None]:
     """Translate whatever qdrant-client raises, in local mode bare ValueError and RuntimeError among others."""
-    from grpc import RpcError, StatusCode
-    from qdrant_client.common.client_exceptions import QdrantException
-    from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
-
     try:
         yield
-    except McipError:
-        raise
-    except QdrantException as exc:
-        # HTTP 429: ResourceExhaustedResponse, or its base class where Retry-After is a date.
-        raise StoreUnavailableError(f"Qdrant at {location} is overloaded: {exc}") from exc
-    except UnexpectedResponse as exc:
-        detail = exc.content.decode(errors="replace")[:300]
-        if exc.status_code in {401, 403}:
-            raise ConfigurationError(
-                f"Qdrant at {location} refused the API key (HTTP {exc.status_code}); set MCIP_QDRANT_API_KEY"
-            ) from exc
-        kind = StoreUnavailableError if exc.status_code == 429 or (exc.status_code or 0) >= 500 else StoreError
-        raise kind(f"Qdrant at {location} answered HTTP {exc.status_code}: {detail}") from exc
-    except ResponseHandlingException as exc:
-        if isinstance(exc.source, ValueError):  # pydantic's ValidationError
-            raise StoreError(f"what answers at {location} is not Qdrant, or of another version: {exc.source}") from exc
-        raise StoreUnavailableError(f"Qdrant at {location} cannot be reached: {exc.source}") from exc
-    except RpcError as exc:
-        transient = exc.code() in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}
-        kind = StoreUnavailableError if transient else StoreError
-        raise kind(f"Qdrant at {location}: {exc.code().name}: {exc.details()}") from exc
-    except sqlite3.Error as exc:
-        raise StoreError(f"embedded Qdrant at {location} cannot be written or read: {exc}") from exc
-    except OSError as exc:
-        raise StoreError(f"Qdrant at {location}: {exc}") from exc
-    except RuntimeError as exc:
-        if "already accessed by another instance" in str(exc):
-            raise StoreError(
-                f"the embedded Qdrant at {location} is in use by another process. Wait for it to end, "
-                "or run a Qdrant server and pass --qdrant http://HOST:6333"
-            ) from exc
-        raise StoreError(f"Qdrant at {location}: {exc}") from exc
-    except (ValueError, KeyError, TypeError, AssertionError, NotImplementedError, ApiException) as exc:
-        raise StoreError(f"Qdrant at {location}: {type(exc).__name__}: {exc}") from exc
+    except Exception as exc:
+        ours = translated(location, exc)
+        if ours is None:
+            raise
+        raise ours from exc

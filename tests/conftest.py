@@ -21,6 +21,8 @@ def pytest_configure() -> None:
     # Fixtures that live longer than a test must not see a developer's own settings either.
     for name in [name for name in os.environ if name.startswith("MCIP_QDRANT_")]:
         del os.environ[name]
+    # Read when these libraries are imported: no tests report to their makers.
+    os.environ.update(HAYSTACK_TELEMETRY_ENABLED="false", LANGSMITH_TRACING="false", LANGCHAIN_TRACING_V2="false")
 
 
 @pytest.fixture(autouse=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from mcip_qdrant.errors import ConfigurationError, SourceError
-from mcip_qdrant.keys import source_name
+from mcip_qdrant.errors import ConfigurationError
 from mcip_qdrant.manifest import Precision
 from mcip_qdrant.session import AUTO, Device
-from mcip_qdrant.source import check_root
+from mcip_qdrant.source import parse_roots
 from mcip_qdrant.workers.broker import DEFAULT_VISIBILITY_TIMEOUT_S, BrokerSettings, broker_settings
 from mcip_qdrant.workers.isolated import DEFAULT_MEMORY_MB
 
@@ -104,29 +103,3 @@ def _whole(name: str, default: float, least: float, most: float = 1e9) -> int:
     if number % 1:
         raise ConfigurationError(f"{name}={number}: expected a whole number")
     return int(number)
-
-
-def parse_roots(given: Iterable[str]) -> dict[str, Path]:
-    """Read `NAME=DIR` or `DIR` (its base name is the source's name).
-
-    Raises:
-        ConfigurationError: a folder that is missing or unreadable, or a name given twice.
-    """
-    roots: dict[str, Path] = {}
-    for item in filter(None, given):
-        # A folder may have = in its name; a source name that has one is written NAME=DIR with DIR absolute.
-        name, separator, folder = item.partition("=")
-        whole = Path(item)
-        if separator and not folder:
-            raise ConfigurationError(f"--source-root {item}: expected [NAME=]DIR")
-        try:
-            root = check_root(whole if not separator or whole.is_dir() else Path(folder)).resolve()
-            source = source_name(os.fsencode(root.name) if not separator or whole.is_dir() else name)
-        except SourceError as exc:
-            raise ConfigurationError(f"--source-root {item}: {exc}") from exc
-        if source in roots:
-            raise ConfigurationError(f"--source-root {item}: source {source!r} is given twice")
-        roots[source] = root
-    if not roots:
-        raise ConfigurationError("no source: say --source-root [NAME=]DIR")
-    return roots

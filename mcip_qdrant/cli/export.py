@@ -9,8 +9,8 @@ from typing import Any, cast
 import click
 from tqdm import tqdm
 
-from mcip_qdrant.cli.extras import needs_extra
 from mcip_qdrant.cli.options import ANY_PATH
+from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.manifest import Precision
 
 

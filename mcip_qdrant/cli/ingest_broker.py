@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcip_qdrant.cli.extras import needs_extra
 from mcip_qdrant.cli.ingest_output import CountedTotal, say_listing, stop_on_interrupt
 from mcip_qdrant.cli.options import connect
 from mcip_qdrant.cli.run_output import RunBar, print_run, write_failures
+from mcip_qdrant.extras import needs_extra
 
 if TYPE_CHECKING:
     from mcip_qdrant.bundle import Bundle

@@ -17,6 +17,7 @@ from mcip_qdrant.cli.ingest import ingest_command
 from mcip_qdrant.cli.inspect import inspect_command
 from mcip_qdrant.cli.runs import cancel_command, failures_command, retry_command, status_command
 from mcip_qdrant.cli.search import search_command
+from mcip_qdrant.cli.serve import serve_command
 from mcip_qdrant.cli.verify import verify_command
 from mcip_qdrant.cli.worker import worker_command
 from mcip_qdrant.errors import McipError
@@ -36,6 +37,7 @@ Exit codes: 0 all in; 1 could not be done; 2 usage; 3 done, some images failed;
 \b
 Environment: MCIP_QDRANT_BUNDLE, MCIP_QDRANT_URL, MCIP_QDRANT_COLLECTION, MCIP_QDRANT_DEVICE, MCIP_QDRANT_BROKER;
 secrets, which have no flags on purpose: MCIP_QDRANT_API_KEY or MCIP_QDRANT_API_KEY_FILE,
+MCIP_QDRANT_SERVE_KEY or MCIP_QDRANT_SERVE_KEY_FILE,
 MCIP_QDRANT_BROKER_PASSWORD or MCIP_QDRANT_BROKER_PASSWORD_FILE.
 """
 
@@ -54,7 +56,7 @@ def cli(verbose: bool) -> None:
 
 
 for _command in (
-    *(export_command, verify_command, inspect_command, ingest_command, search_command, adopt_command),
+    *(export_command, verify_command, inspect_command, ingest_command, search_command, serve_command, adopt_command),
     *(worker_command, status_command, failures_command, retry_command, cancel_command),
 ):
     cli.add_command(_command)

@@ -98,28 +98,38 @@ def json_option(command: _F) -> _F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
-def api_key() -> str | None:
-    """The Qdrant API key from `MCIP_QDRANT_API_KEY` or the file that `MCIP_QDRANT_API_KEY_FILE` names.
+def secret(name: str) -> str | None:
+    """A secret from the variable `name`, or from the file that `<name>_FILE` names.
 
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    if key := os.environ.get("MCIP_QDRANT_API_KEY"):
-        return key
-    path = os.environ.get("MCIP_QDRANT_API_KEY_FILE")
+    if given := os.environ.get(name):
+        return given
+    path = os.environ.get(f"{name}_FILE")
     if not path:
         return None
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"MCIP_QDRANT_API_KEY_FILE={path} cannot be read: {exc}") from exc
+        raise ConfigurationError(f"{name}_FILE={path} cannot be read: {exc}") from exc
 
 
-def connect(location: str, *, create: bool = False) -> Store:
+def api_key() -> str | None:
+    """The Qdrant API key.
+
+    Raises:
+        ConfigurationError: the file that holds it cannot be read.
+    """
+    return secret("MCIP_QDRANT_API_KEY")
+
+
+def connect(location: str, *, create: bool = False, timeout_s: int = 60) -> Store:
     """Open the store that `--qdrant` names.
 
     Args:
         create: make the embedded folder where there is none; for commands that only read, a missing one is a mistyped path.
+        timeout_s: how long a Qdrant server may take for one answer.
 
     Raises:
         StoreError: no such folder, or it cannot be opened.
@@ -131,7 +141,7 @@ def connect(location: str, *, create: bool = False) -> Store:
         raise StoreError(
             f"--qdrant {location}: no such folder. Fill one first: mcip-qdrant ingest FOLDER --qdrant {location}"
         )
-    return open_store(location, api_key=api_key())
+    return open_store(location, api_key=api_key(), timeout_s=timeout_s)
 
 
 def on_one_line(text: str) -> str:

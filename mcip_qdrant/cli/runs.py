@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mcip_qdrant.cli.extras import needs_extra
 from mcip_qdrant.cli.ingest_output import stop_on_interrupt
 from mcip_qdrant.cli.options import broker_option, json_option, on_one_line
 from mcip_qdrant.cli.run_output import RunBar, is_complete, print_run, run_as_json
+from mcip_qdrant.extras import needs_extra
 
 if TYPE_CHECKING:
     from mcip_qdrant.workers.ledger import Ledger

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from mcip_qdrant.cli.extras import needs_extra
 from mcip_qdrant.cli.options import (
     api_key,
     broker_option,
@@ -16,6 +15,7 @@ from mcip_qdrant.cli.options import (
     precision_option,
     store_options,
 )
+from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.manifest import Precision
 
 
@@ -118,9 +118,10 @@ def worker_command(
     """
     with needs_extra("workers", "mcip-qdrant worker"):
         from mcip_qdrant.session import Device
+        from mcip_qdrant.source import parse_roots
         from mcip_qdrant.workers.app import worker_program
         from mcip_qdrant.workers.broker import broker_settings
-        from mcip_qdrant.workers.settings import WorkerSettings, parse_roots, visibility_timeout
+        from mcip_qdrant.workers.settings import WorkerSettings, visibility_timeout
 
     settings = WorkerSettings(
         bundle=bundle_path,

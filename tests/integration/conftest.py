@@ -14,6 +14,7 @@ from cli_support import Done, run
 from conftest import Exported
 from photos import photo_paths, write_archive
 from PIL import Image
+from server_support import XSS_NAME, XSS_VALUE, Shown, serving
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -84,3 +85,21 @@ def public() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shown(clip: Exported, workshop: Path) -> Iterator[Shown]:
+    """`serve` on 60 photographs with columns, a copy of one of them, and file names of the kind that attackers choose. Look only."""
+    home = workshop / "shown"
+    folder = home / "photos"
+    names = write_archive(folder, 60)
+    shutil.copy(names[7], folder / "copy-of-0007.jpg")
+    names[8].rename(folder / XSS_NAME)
+    (folder / "größe 100% & more").mkdir()
+    names[9].rename(folder / "größe 100% & more" / "a #1?.jpg")
+    rows = [f"{name.name},{2015 + index % 3},{('harbour', XSS_VALUE)[index % 2]}\n" for index, name in enumerate(names[10:])]
+    (home / "tags.csv").write_text("path,year,place\n" + "".join(rows))
+    where = ("--bundle", clip.folder, "--qdrant", home / "qdrant")
+    run("ingest", folder, *where, "--columns", home / "tags.csv", "--json", cwd=home)
+    with serving(*where, "--source-root", folder, cwd=home) as served:
+        yield Shown(folder, home, clip.folder, served)

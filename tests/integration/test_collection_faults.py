@@ -56,8 +56,13 @@ def test_a_collection_of_other_software(clip: Exported, tmp_path: Path, monkeypa
         assert "was not made by mcip-qdrant" in refused.err
         assert re.search(r"mcip-qdrant adopt --qdrant (\./)?qdrant --collection images --bundle BUNDLE", refused.err)
     assert len(points(tmp_path / "qdrant")) == 1
-    adopted = run("adopt", "--collection", "images", cwd=tmp_path)
+    refused = run("adopt", "--collection", "images", cwd=tmp_path, expect=4)
+    assert re.search(
+        r"of 1 sampled points only 0 lead to an image.*--source-root.*--path-field.*--without-probe", refused.err
+    )
+    adopted = run("adopt", "--collection", "images", "--without-probe", cwd=tmp_path)
     assert "collection 'images' now belongs to tiny-clip" in adopted.out
+    assert "WARNING: --without-probe: nothing shows" in adopted.err
     run("adopt", cwd=tmp_path)  # twice does no harm
     said = run("ingest", "photos", "--prune", "--json", cwd=tmp_path).json
     assert (said["embedded"], said["pruned"], said["points"]) == (5, 0, 6)  # what is not ours is never pruned

@@ -366,6 +366,12 @@ QUERIES: dict[str, dict[str, Any]] = {
         ),
         "limit": 30,
     },
+    "diverse": {"query": models.NearestQuery(nearest=vector(4), mmr=models.Mmr(diversity=0.7, candidates_limit=40))},
+    "diverse around a point": {
+        "query": models.NearestQuery(nearest=IDS[3], mmr=models.Mmr()),
+        "query_filter": FILTERS["range"],
+        "limit": 4,
+    },
     "best score": {
         "query": models.RecommendQuery(
             recommend=models.RecommendInput(
@@ -385,6 +391,27 @@ def test_queries(name: str, query: dict[str, Any], both: Callable[..., Any]) -> 
 def test_query_for_nothing_gives_points_by_id(name: str, both: Callable[..., Any]) -> None:
     page = both(lambda at: [str(one.id) for one in found(at, name, limit=5, offset=28)])
     assert page == [str(id_) for id_ in IDS[28:33]]
+
+
+@pytest.mark.parametrize("by", ["group", "n", "tags"])
+def test_groups(name: str, by: str, both: Callable[..., Any]) -> None:
+    groups = both(
+        lambda at: [
+            (one.id, ranked(one.hits))
+            for one in at.query_points_groups(
+                name, by, query=vector(5), limit=3, group_size=4, query_filter=FILTERS["must not"]
+            ).groups
+        ]
+    )
+    assert len(groups) == 3
+
+
+def test_a_random_sample(client: QdrantClient, name: str) -> None:
+    fill(client, name)
+    sample = models.SampleQuery(sample=models.Sample.RANDOM)
+    samples = [[str(one.id) for one in found(client, name, query=sample, limit=20)] for _ in range(2)]
+    assert [len(set(one)) for one in samples] == [20, 20]
+    assert samples[0] != samples[1]
 
 
 def test_several_queries_at_once(name: str, both: Callable[..., Any]) -> None:
@@ -622,7 +649,7 @@ def test_what_is_not_done_says_so(service: QdrantService) -> None:
     with connected(service) as client:
         fill(client, "unsupported")
         groups: list[Callable[[], Any]] = [
-            lambda: client.query_points_groups("unsupported", "group", query=vector(1)),
+            lambda: client.query_points_groups("unsupported", "nested.deep.n", query=vector(1)),
             lambda: client.query_points("unsupported", query=models.FusionQuery(fusion=models.Fusion.RRF)),
             lambda: client.query_points("unsupported", prefetch=models.Prefetch(query=vector(1)), query=vector(2)),
             lambda: client.scroll("unsupported", order_by="n"),

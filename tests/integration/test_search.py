@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,10 +14,13 @@ import open_clip
 import pytest
 import torch
 from cli_support import Done, points, run, run_all, vectors
+from click.testing import CliRunner, Result
 from conftest import Exported
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageOps
 
+from mcip_qdrant import QueryEncoder
+from mcip_qdrant.cli.search import search_command
 from mcip_qdrant.keys import point_id
 
 TEXTS = ("a cat looking at the camera", "brick wall", "die Erde aus dem All 🚀")
@@ -125,6 +129,45 @@ def test_like_leaves_the_image_itself_out(library: Any, tmp_path: Path) -> None:
     assert "no image with key or id 'photos/none.jpg'" in unknown.err
 
 
+def test_mixes_filters_examples_and_diversity(library: Any, tmp_path: Path) -> None:
+    def said(*arguments: object) -> Result:
+        flags = [*library.where, *arguments, "--device", "cpu"]
+        # In this process: twenty new ones would take long.
+        return CliRunner().invoke(search_command, [str(one) for one in flags])
+
+    def keys(*arguments: object) -> list[str]:
+        result = said(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        return [hit["payload"]["key"] for hit in json.loads(result.stdout)]
+
+    one, other = (library.folder / f"photo-{number:04}.jpg" for number in (3, 7))
+    stored = points(library.qdrant)
+    ours = dict(zip(stored, vectors(stored.values()), strict=True))
+    words = QueryEncoder.open(library.bundle, device="cpu").text("@home")
+    wanted = ours["photos/photo-0003.jpg"] - 0.5 * ours["photos/photo-0007.jpg"] + 0.2 * words
+    mixed = keys("--mix", f"@{one}", 1, "--mix", f"@{other}", -0.5, "--mix", "@@home", 0.2, "--limit", 43)
+    assert mixed == sorted(ours, key=lambda key: -float(ours[key] @ wanted))
+    assert keys("--image", one, "--filter", "year=2019") == ["photos/2019/deep/IMG_0001.jpg"]
+    assert keys("--image", one, "--filter", "tag=007", "--filter", "year=2019") == ["photos/2019/deep/IMG_0001.jpg"]
+    wide = '{"must": [{"key": "width", "range": {"lt": 81}}, {"key": "format", "match": {"value": "JPEG"}}]}'
+    assert keys("--image", one, "--filter", wide) == ["photos/turned.jpg"]
+    near = keys("--like", "photos/photo-0003.jpg", "--like", "photos/photo-0007.jpg", "--limit", 41)
+    assert not {"photos/photo-0003.jpg", "photos/photo-0007.jpg"} & set(near)
+    far = keys("--like", "photos/photo-0003.jpg", "--unlike", near[0], "--limit", 41)
+    assert near[0] not in far
+    plain, spread = (keys("--image", one, "--limit", 8, *flags) for flags in ((), ("--diverse",)))
+    assert plain[0] == spread[0] == "photos/photo-0003.jpg"
+    assert plain != spread
+    assert keys("--image", one, "--limit", 3, "--offset", 5) == keys("--image", one, "--limit", 8)[5:]
+
+    assert "no image passes the filter" in said("--text", "a", "--filter", "nowhere=1").stderr
+    assert "1 of 1 texts cut: only the first 77 tokens" in said("--text", "a word " * 100, "--limit", 1).stderr
+    for flags in (("--filter", "year"), ("--filter", "{"), ("--filter", '{"must": 3}'), ("--mix", "a", "b")):
+        assert said("--text", "a", *flags).exit_code == 2
+    cancelled = run("search", *library.where, "--mix", "a", 1, "--mix", "a", -1, cwd=tmp_path, expect=1)
+    assert "cancel each other out" in cancelled.err
+
+
 def test_searches_that_make_no_sense(library: Any, tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>")
     where = library.where
@@ -134,7 +177,7 @@ def test_searches_that_make_no_sense(library: Any, tmp_path: Path) -> None:
         assert said.out == ""
         return said
 
-    assert "exactly one of --text, --image and --like" in refused(2, *where).err
+    assert "exactly one of --text, --image, --mix and --like" in refused(2, *where).err
     assert "exactly one of" in refused(2, *where, "--text", "a", "--like", "b").err
     assert "--limit" in refused(2, *where, "--text", "a", "--limit", 0).err
     assert "--bundle" in refused(2, "--text", "a").err

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("export", "verify", "inspect", "ingest", "search", "adopt")
+COMMANDS = ("export", "verify", "inspect", "ingest", "search", "serve", "adopt")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -103,6 +103,15 @@ def test_a_missing_extra_is_named(installed: Run) -> None:
     assert done.returncode == 4
     assert 'pip install "mcip-qdrant[cpu,export]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_serve_names_its_extra_and_brings_its_page(installed: Run, tmp_path: Path) -> None:
+    done = installed("-m", "mcip_qdrant", "serve", "--bundle", tmp_path, check=False)
+    assert done.returncode == 4
+    assert 'pip install "mcip-qdrant[serve]"' in done.stderr
+    code = "from importlib.resources import files; print(*(f.name for f in files('mcip_qdrant.server').joinpath('static').iterdir()))"
+    there = {path.name for path in (ROOT / "mcip_qdrant" / "server" / "static").iterdir()}
+    assert set(installed("-c", code).stdout.split()) == there
 
 
 def test_a_bundle_works_there(installed: Run, clip: object, tmp_path: Path) -> None:

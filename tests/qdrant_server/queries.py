@@ -10,9 +10,12 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from qdrant_server.collection import Collection
+from qdrant_server.config import Json
 from qdrant_server.errors import ApiError, not_found, unsupported, wrong_input
 from qdrant_server.filters import PointId, engine_id, optional_filter
-from qdrant_server.points import dense, payload_choice
+from qdrant_server.points import dense, payload_choice, record
+
+_MOST_CANDIDATES = 16_384
 
 
 def query_request(collection: Collection, shard: edge.EdgeShard, body: models.QueryRequest) -> edge.QueryRequest:
@@ -21,16 +24,29 @@ def query_request(collection: Collection, shard: edge.EdgeShard, body: models.Qu
         if getattr(body, option) is not None:
             raise unsupported(f"query option {option}")
     lookup = _Lookup(collection, shard, body.using or "")
+    limit, offset = limit_of(body.limit, default=10), body.offset or 0
     return edge.QueryRequest(
-        query=_query(lookup, body.query),
+        query=_query(lookup, body.query, limit + offset),
         filter=lookup.without_seen(optional_filter(body.filter)),
-        limit=limit_of(body.limit, default=10),
-        offset=body.offset or 0,
+        limit=limit,
+        offset=offset,
         score_threshold=body.score_threshold,
         params=_params(body.params),
         with_payload=payload_choice(body.with_payload, default=False),
         with_vector=body.with_vector or False,
     )
+
+
+def grouped(found: Sequence[Any], body: models.QueryGroupsRequest) -> list[Json]:
+    """The best points of the best groups, from all points in order."""
+    size, limit = limit_of(body.group_size, default=3), limit_of(body.limit, default=10)
+    groups: dict[Any, list[Any]] = {}
+    for point in found:
+        value = (point.payload or {}).get(body.group_by)
+        for one in dict.fromkeys(value if isinstance(value, list) else [value]):
+            if isinstance(one, (str, int)) and not isinstance(one, bool):
+                groups.setdefault(one, []).append(point)
+    return [{"id": value, "hits": [record(one) for one in points[:size]]} for value, points in groups.items()][:limit]
 
 
 def limit_of(given: int | None, *, default: int) -> int:
@@ -73,7 +89,7 @@ class _Lookup:
         return edge.Filter(must=[wanted] if wanted else None, must_not=[edge.HasIdCondition(self._seen)])
 
 
-def _query(lookup: _Lookup, given: Any) -> Any:
+def _query(lookup: _Lookup, given: Any, limit: int) -> Any:
     match given:
         case None:
             return None
@@ -81,9 +97,21 @@ def _query(lookup: _Lookup, given: Any) -> Any:
             return _recommend(lookup, examples)
         case models.NearestQuery(nearest=given, mmr=None):
             return edge.Query.Nearest(lookup.vector(given), lookup.using)
+        case models.NearestQuery(nearest=given, mmr=mmr):
+            return _diverse(lookup.vector(given), mmr, lookup.using, limit)
+        case models.SampleQuery(sample=models.Sample.RANDOM):
+            return edge.Sample.Random
         case list() | int() | str() | UUID():
             return edge.Query.Nearest(lookup.vector(given), lookup.using)
     raise unsupported(f"query {type(given).__name__}")
+
+
+def _diverse(target: list[float], mmr: models.Mmr, using: str, limit: int) -> Any:
+    diversity = 0.5 if mmr.diversity is None else mmr.diversity
+    candidates = limit if mmr.candidates_limit is None else mmr.candidates_limit
+    if not 0 <= diversity <= 1 or not 1 <= candidates <= _MOST_CANDIDATES:
+        raise ApiError(422, "Validation error in JSON body: [query.mmr: value invalid]")
+    return edge.Mmr(target, 1.0 - diversity, candidates, using or None)
 
 
 def _recommend(lookup: _Lookup, examples: models.RecommendInput) -> Any:

@@ -163,6 +163,18 @@ def _queries(collection: Collection, bodies: list[models.QueryRequest]) -> list[
     return [{"points": [points.record(one) for one in found]} for found in answers]
 
 
+def _query_groups(request: Request) -> Any:
+    collection, body = request.collection, request.body(models.QueryGroupsRequest)
+    if set(".[") & set(body.group_by) or body.with_lookup is not None or body.with_payload is not True:
+        raise unsupported("groups by a nested field, with a lookup, or without payload")
+    with collection.engine() as shard:
+        rest = body.model_dump(exclude={"group_by", "group_size", "with_lookup"}, exclude_unset=True)
+        # Everything there is, in order: the server asks in rounds until its groups are full, to the same effect.
+        everything = max(1, shard.count(edge.CountRequest(True)))
+        wanted = queries.query_request(collection, shard, models.QueryRequest(**{**rest, "limit": everything}))
+        return {"groups": queries.grouped(shard.query(wanted), body)}
+
+
 _ONE = "/collections/([^/]+)"
 _POINTS = _ONE + "/points"
 _ROUTES: list[tuple[str, str, Handler]] = [
@@ -192,6 +204,7 @@ _ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", _POINTS + "/count", _count),
     ("POST", _POINTS + "/query", _query),
     ("POST", _POINTS + "/query/batch", _query_batch),
+    ("POST", _POINTS + "/query/groups", _query_groups),
     ("GET", _POINTS + "/([^/]+)", _point),
 ]
 _COMPILED = [(method, re.compile(pattern), handler) for method, pattern, handler in _ROUTES]

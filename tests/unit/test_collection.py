@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient, models
 from unit_support import SPACE_A, SPACE_B, manifest
 
 from mcip_qdrant import collection
-from mcip_qdrant.collection import METADATA_KEY, adopt, check_space, describe, ensure_collection, register_source
+from mcip_qdrant.collection import METADATA_KEY, check_space, claim, describe, ensure_collection, register_source
 from mcip_qdrant.errors import ForeignCollectionError, SourceError, SpaceMismatchError, StoreError
 from mcip_qdrant.keys import point_id
 from mcip_qdrant.sink import QdrantSink
@@ -104,7 +104,7 @@ def test_no_collection(store: Store) -> None:
     with pytest.raises(StoreError, match=r"no collection 'images'.*mcip-qdrant ingest"):
         check_space(store, "images", A)
     with pytest.raises(StoreError, match="no collection 'images' to adopt"):
-        adopt(store, "images", A)
+        claim(store, "images", A)
     with pytest.raises(StoreError):
         register_source(store, "images", "s", Path("/data"))
     assert describe(store, "images") is None
@@ -119,12 +119,12 @@ def test_a_foreign_collection_is_offered_for_adoption(store: Store) -> None:
             action()
         assert "Tiny-A" in str(caught.value)
     assert metadata(store) == {"owner": "somebody"}
-    adopt(store, "images", A)
+    claim(store, "images", A)
     assert metadata(store) == {"owner": "somebody", **IDENTITY_A}
     check_space(store, "images", A)
-    adopt(store, "images", A)
+    claim(store, "images", A)
     with pytest.raises(SpaceMismatchError, match="Tiny-A"):
-        adopt(store, "images", B)
+        claim(store, "images", B)
     assert metadata(store) == {"owner": "somebody", **IDENTITY_A}
 
 
@@ -139,7 +139,7 @@ UNFIT: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("vectors", "words"), UNFIT.values(), ids=UNFIT)
 def test_a_foreign_collection_that_cannot_fit_is_not_offered(store: Store, vectors: Any, words: str) -> None:
     make(store, vectors, sparse_vectors_config={"words": models.SparseVectorParams()})
-    for action in (check_space, adopt, lambda *these: ensure_collection(*these, {})):
+    for action in (check_space, claim, lambda *these: ensure_collection(*these, {})):
         with pytest.raises(SpaceMismatchError, match=words) as caught:
             action(store, "images", A)
         assert "adopt" not in str(caught.value)
@@ -148,14 +148,14 @@ def test_a_foreign_collection_that_cannot_fit_is_not_offered(store: Store, vecto
 
 def test_a_foreign_collection_without_metadata_can_be_adopted(store: Store) -> None:
     make(store)
-    adopt(store, "images", A)
+    claim(store, "images", A)
     assert metadata(store) == IDENTITY_A
 
 
 @pytest.mark.parametrize("value", ["text", 5, []])
 def test_metadata_of_another_shape_vouches_for_nothing(store: Store, value: Any) -> None:
     make(store, metadata={METADATA_KEY: value})
-    for action in (check_space, adopt):
+    for action in (check_space, claim):
         with pytest.raises(ForeignCollectionError):
             action(store, "images", A)
     assert metadata(store) == {METADATA_KEY: value}
@@ -164,7 +164,7 @@ def test_metadata_of_another_shape_vouches_for_nothing(store: Store, value: Any)
 def test_another_process_may_create_it_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store, metadata=IDENTITY_A)
     answers = iter([None])
-    monkeypatch.setattr(collection, "describe", lambda *these: next(answers, describe(*these)))
+    monkeypatch.setattr(collection, "describe", lambda *these, **options: next(answers, describe(*these, **options)))
     assert ensure_collection(store, "images", A, {}) is False
     answers = iter([None])
     with pytest.raises(SpaceMismatchError):

@@ -18,6 +18,7 @@ from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from unit_support import SPACE_B, manifest
@@ -402,10 +403,13 @@ class Encoder:
 
     def __init__(self, vector: list[float], **of_manifest: Any) -> None:
         self._vector = vector
-        self.bundle = SimpleNamespace(manifest=manifest(**of_manifest))
+        self.bundle = SimpleNamespace(manifest=manifest(**of_manifest), embedding_dim=len(vector))
 
     def text(self, _text: str) -> list[float]:
         return self._vector
+
+    def mixes(self, mixes: list[Any]) -> np.ndarray[Any, Any]:
+        return np.array([self._vector] * len(mixes), dtype=np.float32)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +422,7 @@ def test_alias_script_switches_only_when_counts_and_golden_queries_agree(
     from qdrant_client import QdrantClient, models
 
     import mcip_qdrant.query
-    from mcip_qdrant.collection import adopt
+    from mcip_qdrant.collection import claim
     from mcip_qdrant.errors import SpaceMismatchError
     from mcip_qdrant.keys import point_id
     from mcip_qdrant.store import Store
@@ -433,7 +437,7 @@ def test_alias_script_switches_only_when_counts_and_golden_queries_agree(
         encoder = encoders[bundle]
         right, size = encoder.text(""), encoder.bundle.manifest.embedding_dim
         client.create_collection(name, vectors_config=models.VectorParams(size=size, distance=models.Distance.COSINE))
-        adopt(Store.of(client), name, encoder.bundle.manifest)
+        claim(Store.of(client), name, encoder.bundle.manifest)
         vectors = {f"archive/{number}.jpg": [0.1, 0.1, 1.0, 0.0][:size] for number in range(20)}
         vectors["archive/2019/IMG_0001.jpg"] = right
         if problem == "golden query not found" and name == "images-so400m":

@@ -9,8 +9,8 @@ from photos import photo_paths
 from PIL import Image
 
 from mcip_qdrant.errors import InvalidQueryError
+from mcip_qdrant.hit import Hit
 from mcip_qdrant.keys import file_uri
-from mcip_qdrant.search import Hit
 from mcip_qdrant.sheet import contact_sheet, save_sheet
 
 

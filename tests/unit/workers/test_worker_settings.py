@@ -10,8 +10,9 @@ from unit_support import open_folder, without_privileges
 
 from mcip_qdrant.errors import ConfigurationError
 from mcip_qdrant.session import Device
+from mcip_qdrant.source import parse_roots
 from mcip_qdrant.workers.broker import broker_settings
-from mcip_qdrant.workers.settings import WorkerSettings, parse_roots, visibility_timeout
+from mcip_qdrant.workers.settings import WorkerSettings, visibility_timeout
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_a_folder_that_may_not_be_read() -> None:
             """
             import sys
             from mcip_qdrant.errors import ConfigurationError
-            from mcip_qdrant.workers.settings import parse_roots
+            from mcip_qdrant.source import parse_roots
             """,
             """
             try:

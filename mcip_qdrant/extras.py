@@ -1,4 +1,4 @@
-"""A command whose optional dependency is missing says which extra to install."""
+"""Code whose optional dependency is missing says which extra to install."""
 
 from __future__ import annotations
 

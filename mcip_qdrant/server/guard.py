@@ -1,0 +1,196 @@
+"""The gate in front of every route: access, body limits, overload, security headers, and time limits on slow clients."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+from time import monotonic
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcip_qdrant.server.access import BODY_PATHS, Head, Refusal, refusal
+from mcip_qdrant.server.metrics import Metrics
+from mcip_qdrant.server.problems import refused
+from mcip_qdrant.server.settings import Limits, ServerSettings
+
+logger = logging.getLogger(__name__)
+
+_HEADERS = {
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"permissions-policy": b"camera=(), microphone=(), geolocation=()",
+    b"cache-control": b"no-store",
+}
+"""Sent with every answer, unless its route says otherwise."""
+
+_ALWAYS_ANSWERED = frozenset({"/health", "/metrics"})
+_DRAIN_S = 3.0
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: HTTPStatus, code: str, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(status, code, message, retry_after_s)
+
+
+class Guard:
+    """ASGI middleware. Hands bodies on whole or not at all, so that no route ever waits for a client."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._limits: Limits = settings.limits
+        self._metrics = metrics
+        self._in_flight = 0
+        self._buffered = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = monotonic()
+        answering = _Answering(send, self._limits.send_timeout_s)
+        self._in_flight += 1
+        self._metrics.in_flight(1)
+        try:
+            await self._answer(scope, receive, answering)
+        except _SlowReaderError:
+            # uvicorn closes the connection of an answer that was not finished.
+            logger.info("%s %s: the client stopped reading", scope["method"], scope["path"])
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight(-1)
+            route = getattr(scope.get("route"), "path", None) or "other"
+            self._metrics.request(route, answering.status, monotonic() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: _Answering) -> None:
+        head = Head(scope["method"], scope["path"], dict(scope["headers"]))
+        taken = 0
+        body = bytearray()
+        try:
+            if (why := refusal(head, self._settings)) is not None:
+                raise _RefusedError(why.status, why.code, why.message)
+            if self._in_flight > self._limits.requests_at_once and head.path not in _ALWAYS_ANSWERED:
+                raise _RefusedError(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "too many requests at once; try again", 1
+                )
+            if head.method == "POST" and head.path in BODY_PATHS:
+                taken = self._reserve(head)
+                taken += await self._read(receive, body, taken)
+        except _RefusedError as exc:
+            self._buffered -= taken
+            await self._refuse(exc.refusal, head, scope, receive, send)
+            return
+        try:
+            await self._app(scope, _replay(bytes(body), receive), send)
+        finally:
+            self._buffered -= taken
+
+    def _reserve(self, head: Head) -> int:
+        """Take the announced length out of the budget of all bodies; 0 where none is announced."""
+        announced = head.headers.get(b"content-length", b"0")
+        length = int(announced) if announced.isdigit() else 0
+        self._check_length(length)
+        self._take(length)
+        return length
+
+    def _take(self, length: int) -> None:
+        if self._buffered + length > self._limits.buffered_bytes:
+            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "too many uploads at once; try again", 1)
+        self._buffered += length
+
+    def _check_length(self, length: int) -> None:
+        most = self._limits.max_body_bytes
+        if length > most:
+            raise _RefusedError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"the body is larger than {most:,} bytes"
+            )
+
+    async def _read(self, receive: Receive, body: bytearray, reserved: int) -> int:
+        """Read the body; returns how much more than reserved was taken out of the budget."""
+        started, extra = monotonic(), 0
+        try:
+            while True:
+                allowed_s = self._limits.upload_grace_s + len(body) / self._limits.min_bytes_per_s
+                async with asyncio.timeout(max(0.0, started + allowed_s - monotonic())):
+                    message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _RefusedError(HTTPStatus.BAD_REQUEST, "disconnected", "the client went away")
+                body += message.get("body", b"")
+                self._check_length(len(body))
+                if len(body) > reserved + extra:
+                    more = len(body) - reserved - extra
+                    self._take(more)
+                    extra += more
+                if not message.get("more_body", False):
+                    return extra
+        except TimeoutError:
+            self._buffered -= extra
+            raise _RefusedError(HTTPStatus.REQUEST_TIMEOUT, "slow_upload", "the body came in too slowly") from None
+        except _RefusedError:
+            self._buffered -= extra
+            raise
+
+    async def _refuse(self, why: Refusal, head: Head, scope: Scope, receive: Receive, send: _Answering) -> None:
+        answer = refused(why)
+        # What is left of the body is not worth reading, and a client that drips it must not keep the connection.
+        answer.headers["Connection"] = "close"
+        if head.method == "POST" and why.status != HTTPStatus.REQUEST_TIMEOUT:
+            await _drain(receive)
+        await answer(scope, receive, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Throw away a body for a moment: closing on a client that is still sending would cost it our answer."""
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                pass
+    except TimeoutError:
+        return
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the whole body at once, then whatever the server says."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+class _SlowReaderError(Exception):
+    """The client takes no bytes of the answer."""
+
+
+class _Answering:
+    """A `send` that adds the security headers, notes the status, and gives up on clients that do not read."""
+
+    def __init__(self, send: Send, timeout_s: float) -> None:
+        self._send = send
+        self._timeout_s = timeout_s
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = list(message.get("headers", ()))
+            present = {name.lower() for name, _ in headers}
+            headers += [(name, value) for name, value in _HEADERS.items() if name not in present]
+            message = {**message, "headers": headers}
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._send(message)
+        except TimeoutError:
+            raise _SlowReaderError from None

@@ -1,0 +1,132 @@
+"""What happens to a running server when Qdrant goes, the collection goes, or an alias moves."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import run
+from conftest import Exported
+from photos import write_archive
+from qdrant_client import QdrantClient, models
+from server_support import Served, refused, serving
+from services import free_port, qdrant_server
+
+
+def status(served: Served, **body: Any) -> tuple[int, str]:
+    """Status and message of a search."""
+    answer = served.post("/v1/search", body or {"text": "x"})
+    found = answer.json()
+    assert "Traceback" not in answer.text
+    return answer.status_code, found.get("error", {}).get("message", "")
+
+
+def eventually(served: Served, wanted: int) -> str:
+    """Ask until the status is the wanted one: what a name stands for is looked up every two seconds."""
+    deadline = time.monotonic() + 15
+    while (found := status(served))[0] != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found[1]
+
+
+def test_qdrant_comes_late_goes_and_comes_back_and_its_collection_changes(
+    clip: Exported, other_clip: Exported, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    write_archive(folder, 6)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    # Down at start: embeddings work, searches say when to come back.
+    with serving("--bundle", clip.folder, "--qdrant", url, "--source-root", folder, cwd=tmp_path) as served:
+        assert "answer 503 until it is back" in "".join(served.said)
+        away = served.post("/v1/search", {"text": "x"})
+        assert (away.status_code, away.headers["retry-after"]) == (503, "5")
+        assert url not in away.text, "where Qdrant lives is nobody's business"
+        assert served.post("/v1/embeddings", {"input": "x"}).status_code == 200
+        assert served.http.get("/health").status_code == 200
+        with qdrant_server(tmp_path / "qdrant", port=port) as service:
+            assert "no collection 'images'" in eventually(served, 404)
+            run("ingest", folder, "--bundle", clip.folder, "--qdrant", url, cwd=tmp_path)
+            eventually(served, 200)
+            (hit,) = served.search(text="x", limit=1)["hits"]
+            assert served.http.get(hit["thumbnail"]).status_code == 200
+            # In between, without warning.
+            service.kill()
+            assert status(served)[0] == 503
+            assert served.http.get(hit["thumbnail"]).status_code == 503
+            service.start()
+            eventually(served, 200)
+            assert served.post("/v1/facets", {}).status_code == 200
+            assert "payload index" in served.post("/v1/facets", {"fields": ["width"]}).json()["error"]["message"]
+            # The collection goes.
+            client = QdrantClient(url, check_compatibility=False)
+            client.delete_collection("images")
+            assert "no collection" in eventually(served, 404)
+            assert served.http.get(hit["thumbnail"]).status_code == 404
+            # An alias takes its name, then moves to another model's collection of the same dimension.
+            for name, exported in (("first", clip), ("second", other_clip)):
+                where = ("--bundle", exported.folder, "--qdrant", url, "--collection", name)
+                run("ingest", folder, *where, cwd=tmp_path)
+            point_to(client, "first")
+            eventually(served, 200)
+            point_to(client, "second", moved=True)
+            message = eventually(served, 409)
+            assert "space_id" in message
+            assert "tiny-clip" in message
+            assert "other-clip" in message
+            point_to(client, "first", moved=True)
+            eventually(served, 200)
+            client.close()
+            # Wrong bundle at start.
+            wrong = ("--bundle", other_clip.folder, "--qdrant", url, "--collection", "first")
+            assert "space_id" in refused(*wrong, cwd=tmp_path, expect=4).err
+
+
+def point_to(client: QdrantClient, collection: str, *, moved: bool = False) -> None:
+    """Let the alias `images` stand for a collection."""
+    new = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name="images"))
+    old = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="images"))
+    client.update_collection_aliases([old, new] if moved else [new])
+
+
+def test_what_is_wrong_at_start_is_said(clip: Exported, tmp_path: Path) -> None:
+    assert "Missing option '--bundle'" in refused(cwd=tmp_path, expect=2).err
+    assert "does not exist" in refused("--bundle", tmp_path / "none", cwd=tmp_path, expect=4).err
+    where = ("--bundle", clip.folder, "--qdrant", tmp_path / "none")
+    assert "no such folder" in refused(*where, cwd=tmp_path, expect=1).err
+    assert "--source-root" in refused(*where[:2], "--source-root", tmp_path / "none", cwd=tmp_path, expect=4).err
+    assert "brings its own" in refused("--demo", *where, cwd=tmp_path, expect=2).err
+
+
+def test_a_port_that_is_taken(clip: Exported, tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused("--bundle", clip.folder, "--port", port, cwd=tmp_path, expect=4).err
+    assert "choose another --port" in said
+
+
+def test_the_demo_serves_drawings_with_any_bundle(clip: Exported, tmp_path: Path) -> None:
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "BROWSER": "true"}
+    with serving("--demo", "--bundle", clip.folder, cwd=tmp_path, env=env) as served:
+        found = served.http.get("/v1/collection").json()
+        assert found["images"] == 48 + 51
+        facets = {one["field"]: len(one["values"]) for one in served.post("/v1/facets", {}).json()["facets"]}
+        assert facets["colour"] == 6
+        assert facets["shape"] == 4
+        (hit,) = served.search(text="a red circle", limit=1)["hits"]
+        assert served.http.get(hit["thumbnail"]).status_code == 200
+
+
+def test_a_demo_without_a_model_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mcip_qdrant.cli import serve_demo
+    from mcip_qdrant.errors import MissingExtraError
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(serve_demo, "find_spec", lambda _name: None)
+    with pytest.raises(MissingExtraError, match=r"--bundle DIR.*\[cpu,export,serve\]"):
+        serve_demo.demo_archive(None)
