@@ -76,6 +76,8 @@ def build_app(
         async with embedder.running():
             on_ready()
             yield
+        if archive is not None:
+            archive.close()
 
     app = FastAPI(
         title="mcip-qdrant",
