@@ -77,7 +77,9 @@ def main() -> None:
     options = script.parse()
     bundle = options.bundle or vit_b_32(options.work).bundle
     folder = options.images or photos(options.work, options.count, 640, 480)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[: options.count]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower().encode() in IMAGE_SUFFIXES)[
+        : options.count
+    ]
     if len(paths) <= TOP:
         raise SystemExit(f"{folder} holds {len(paths)} pictures; recall@{TOP} needs more than {TOP}")
     report(rows(bundle, paths, BUNDLE_NOTE if options.bundle else RANDOM_NOTE), as_json=options.json)

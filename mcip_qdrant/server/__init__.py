@@ -7,5 +7,5 @@ Imports go down this list::
     embeddings_api, search_api, thumbnails                    routes
     embedder, archive                                         the model and the collection, async and bounded
     batching   rows of many requests -> few model calls       guard, access  what never reaches a route
-    schemas, problems, metrics, settings
+    embedding_schemas, search_schemas, schema_fields; problems, metrics, settings
 """

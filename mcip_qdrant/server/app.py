@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 
 import mcip_qdrant
 from mcip_qdrant.manifest import Precision
 from mcip_qdrant.query import QueryEncoder
 from mcip_qdrant.server.archive import Archive
 from mcip_qdrant.server.embedder import Embedder
+from mcip_qdrant.server.embedding_schemas import Model
 from mcip_qdrant.server.embeddings_api import embeddings_router
 from mcip_qdrant.server.guard import Guard
 from mcip_qdrant.server.metrics import Metrics
 from mcip_qdrant.server.page import page_router
 from mcip_qdrant.server.problems import install, responses
-from mcip_qdrant.server.schemas import Health, Model
 from mcip_qdrant.server.search_api import search_router
 from mcip_qdrant.server.settings import ServerSettings
 from mcip_qdrant.server.thumbnails import Thumbnails, thumbnails_router
@@ -29,6 +30,13 @@ from mcip_qdrant.store import Store
 _DESCRIPTION = """One model, one space: vectors of words and pictures, and the collection that holds such vectors.
 
 Answers that are not successes have the form `{"error": {"message", "type", "param", "code"}}`. 503 comes with `Retry-After`."""
+
+
+class Health(BaseModel):
+    """Whether the model answers."""
+
+    status: Literal["ok", "stuck"]
+    model: str
 
 
 def build_app(
@@ -68,6 +76,8 @@ def build_app(
         async with embedder.running():
             on_ready()
             yield
+        if archive is not None:
+            archive.close()
 
     app = FastAPI(
         title="mcip-qdrant",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,7 @@ TIMEOUT_S = 10
 """How long Qdrant may take for one answer."""
 
 _CALLS_AT_ONCE = 16
+_WAITING = 256
 _SAMPLE = 256
 _FIELDS_HOLD_S = 30.0
 _FACET_TYPES = ("keyword", "integer", "bool", "uuid")
@@ -53,9 +55,17 @@ class Archive:
         self._collection = ImageCollection(store.client, name, encoder, timeout_s=TIMEOUT_S)
         self._guard = SpaceGuard(store, name, self._manifest)
         # Embedded Qdrant runs in this process and is not made for several threads.
-        self._turns = asyncio.Semaphore(1 if store.embedded else _CALLS_AT_ONCE)
+        at_once = 1 if store.embedded else _CALLS_AT_ONCE
+        self._turns = asyncio.Semaphore(at_once)
+        # Threads of its own: a Qdrant that hangs must not take those that answer embeddings.
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="qdrant")
+        self._waiting = 0
         self._patience_s = patience_s
         self._fields: tuple[float, list[str]] | None = None
+
+    def close(self) -> None:
+        """Let go of the threads. A call that hangs ends with its timeout."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def search(self, **arguments: Any) -> Hits:
         """`ImageCollection.search` with these arguments."""
@@ -96,13 +106,18 @@ class Archive:
         return records[0].payload or {}
 
     async def _turn(self, work: Callable[[], _T]) -> _T:
+        if self._waiting >= _WAITING:
+            raise OverloadedError("too many searches are waiting for Qdrant")
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._patience_s):
                 await self._turns.acquire()
         except TimeoutError:
             raise OverloadedError("too many searches are waiting for Qdrant", self._patience_s / 10) from None
+        finally:
+            self._waiting -= 1
         try:
-            return await asyncio.to_thread(self._told_apart, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._told_apart, work)
         finally:
             self._turns.release()
 

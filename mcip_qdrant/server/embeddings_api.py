@@ -15,9 +15,7 @@ from pydantic_core import to_json
 
 from mcip_qdrant.errors import InvalidQueryError
 from mcip_qdrant.server.embedder import Embedder, Picture
-from mcip_qdrant.server.problems import responses
-from mcip_qdrant.server.schemas import (
-    PICTURE_EXAMPLE,
+from mcip_qdrant.server.embedding_schemas import (
     EmbeddingAnswer,
     EmbeddingRequest,
     ImageEmbedding,
@@ -27,6 +25,8 @@ from mcip_qdrant.server.schemas import (
     ModelList,
     TextEmbedding,
 )
+from mcip_qdrant.server.problems import responses
+from mcip_qdrant.server.schema_fields import PICTURE_EXAMPLE
 
 _EXAMPLES: dict[str, Example] = {
     "one text": {"value": {"input": "a red car in the snow"}},

@@ -15,9 +15,10 @@ from mcip_qdrant.hit import Hit
 from mcip_qdrant.request import Like
 from mcip_qdrant.server.archive import Archive, parse_filter
 from mcip_qdrant.server.embedder import Embedder, Picture
+from mcip_qdrant.server.embedding_schemas import Model
 from mcip_qdrant.server.problems import NoCollectionError, responses
-from mcip_qdrant.server.schemas import (
-    PICTURE_EXAMPLE,
+from mcip_qdrant.server.schema_fields import PICTURE_EXAMPLE
+from mcip_qdrant.server.search_schemas import (
     CollectionAnswer,
     Facet,
     FacetAnswer,
@@ -25,7 +26,6 @@ from mcip_qdrant.server.schemas import (
     FacetValue,
     LikeExamples,
     MixPart,
-    Model,
     SearchAnswer,
     SearchHit,
     SearchRequest,

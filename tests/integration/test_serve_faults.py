@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cli_support import run
 from conftest import Exported
 from photos import write_archive
 from qdrant_client import QdrantClient, models
-from server_support import Served, refused, serving
+from server_support import Served, in_thread, refused, serving
 from services import free_port, qdrant_server
+
+from mcip_qdrant.query import QueryEncoder
+from mcip_qdrant.server.settings import Limits
+from mcip_qdrant.store import open_store
 
 
 def status(served: Served, **body: Any) -> tuple[int, str]:
@@ -85,6 +92,29 @@ def test_qdrant_comes_late_goes_and_comes_back_and_its_collection_changes(
             assert "space_id" in refused(*wrong, cwd=tmp_path, expect=4).err
 
 
+def test_a_qdrant_that_hangs_holds_up_nothing_but_searches(clip: Exported) -> None:
+    """It takes connections and never answers."""
+
+    async def clients(url: str) -> tuple[list[int], float]:
+        async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=80)) as client:
+            searches = [asyncio.create_task(client.post("/v1/search", json={"text": "x"})) for _ in range(60)]
+            await asyncio.sleep(0.3)
+            started = time.monotonic()
+            for _ in range(5):
+                assert (await client.post("/v1/embeddings", json={"input": "x"})).status_code == 200
+            took_s = time.monotonic() - started
+            assert not any(search.done() for search in searches[:16])
+            return [(await search).status_code for search in searches], took_s
+
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as silent, QueryEncoder.open(clip.folder) as encoder:
+        store = open_store(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=1)
+        with in_thread(encoder, Limits(patience_s=2), store=store) as url:
+            statuses, took_s = asyncio.run(clients(url))
+        store.close()
+    assert set(statuses) == {503}
+    assert took_s < 1.5
+
+
 def point_to(client: QdrantClient, collection: str, *, moved: bool = False) -> None:
     """Let the alias `images` stand for a collection."""
     new = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name="images"))
@@ -102,8 +132,6 @@ def test_what_is_wrong_at_start_is_said(clip: Exported, tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken(clip: Exported, tmp_path: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refused("--bundle", clip.folder, "--port", port, cwd=tmp_path, expect=4).err
