@@ -251,34 +251,3 @@ def test_threads_that_wait_for_one_check_share_its_failure(store: Store, monkeyp
     assert len(tried) == space_guard.READ_ATTEMPTS
     monkeypatch.setattr(store.client, "get_aliases", answer)
     assert asked(guard) == "images", "who asks later is answered at once"
-
-
-def test_a_qdrant_that_hangs_is_waited_for_once_by_all_that_ask_at_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Threads that queued behind one check share its end, instead of paying its timeout one after the other."""
-    checks: list[float] = []
-
-    def hangs(**_: Any) -> None:
-        checks.append(time.monotonic())
-        time.sleep(1)
-        raise StoreUnavailableError("timed out")
-
-    make(store, "images")
-    monkeypatch.setattr(space_guard, "READ_ATTEMPTS", 1)
-    monkeypatch.setattr(store.client, "get_aliases", hangs)
-    # As a server: in local mode one call at a time is the rule anyway.
-    guard = SpaceGuard(Store(store.client, "here", embedded=False), "images", A)
-    with ThreadPoolExecutor(20) as pool:
-        outcomes = list(pool.map(lambda _: _outcome(guard), range(20)))
-    assert outcomes == ["timed out"] * 20
-    assert len(checks) < 10
-    monkeypatch.undo()
-    assert asked(guard) == "images"  # the next one asks anew
-
-
-def _outcome(guard: SpaceGuard) -> str:
-    try:
-        return guard.collection()
-    except StoreUnavailableError as exc:
-        return str(exc)
