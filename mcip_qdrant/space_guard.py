@@ -39,6 +39,8 @@ class SpaceGuard:
         self._lock = threading.Lock()
         self._collection: str | None = None
         self._checked_at = 0.0
+        self._away: StoreUnavailableError | None = None
+        self._away_at = 0.0
 
     def read(self, action: Callable[[QdrantClient, str], _T]) -> _T:
         """Run one read on the client and the collection's own name.
@@ -66,7 +68,9 @@ class SpaceGuard:
         Raises:
             SpaceMismatchError, ForeignCollectionError, StoreError: as `read`.
         """
+        asked_at = time.monotonic()
         with self._lock:
+            self._refuse_if_away_since(asked_at)
             if self._collection is None or time.monotonic() - self._checked_at > RECHECK_S:
                 return self._check()
             return self._collection
@@ -75,16 +79,27 @@ class SpaceGuard:
         return self._store.call(lambda client: action(client, collection), attempts=READ_ATTEMPTS)
 
     def _check_again(self, refused: str) -> str:
+        asked_at = time.monotonic()
         with self._lock:
+            self._refuse_if_away_since(asked_at)
             # Many reads may be refused at once; one check serves them all.
             if self._collection is not None and self._collection != refused:
                 return self._collection
             return self._check()
 
+    def _refuse_if_away_since(self, asked_at: float) -> None:
+        # A Qdrant that hangs costs each check its whole timeout; threads that waited for one check must not pay it again in turn.
+        if self._away is not None and self._away_at > asked_at:
+            raise StoreUnavailableError(str(self._away)) from self._away
+
     def _check(self) -> str:
         self._collection = None
-        collection = self._target()
-        check_space(self._store, collection, self._manifest, attempts=READ_ATTEMPTS)
+        try:
+            collection = self._target()
+            check_space(self._store, collection, self._manifest, attempts=READ_ATTEMPTS)
+        except StoreUnavailableError as exc:
+            self._away, self._away_at = exc, time.monotonic()
+            raise
         self._collection, self._checked_at = collection, time.monotonic()
         return collection
 

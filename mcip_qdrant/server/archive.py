@@ -116,10 +116,14 @@ class Archive:
             raise OverloadedError("too many searches are waiting for Qdrant", self._patience_s / 10) from None
         finally:
             self._waiting -= 1
+        working = asyncio.get_running_loop().run_in_executor(self._threads, self._told_apart, work)
+        # The turn ends with the thread, which nothing can stop, not with the client's patience.
+        working.add_done_callback(lambda _done: self._turns.release())
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._told_apart, work)
-        finally:
-            self._turns.release()
+            return await asyncio.wait_for(asyncio.shield(working), self._patience_s)
+        except TimeoutError:
+            working.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else will look
+            raise StoreUnavailableError(f"Qdrant did not answer within {self._patience_s:g} s") from None
 
     def _told_apart(self, work: Callable[[], _T]) -> _T:
         try:

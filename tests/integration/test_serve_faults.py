@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import httpx
 import pytest
 from cli_support import run
+from click.testing import CliRunner
 from conftest import Exported
 from photos import write_archive
 from qdrant_client import QdrantClient, models
 from server_support import Served, in_thread, refused, serving
 from services import free_port, qdrant_server
 
+from mcip_qdrant.cli.main import cli
 from mcip_qdrant.query import QueryEncoder
 from mcip_qdrant.server.settings import Limits
 from mcip_qdrant.store import open_store
@@ -122,20 +125,24 @@ def point_to(client: QdrantClient, collection: str, *, moved: bool = False) -> N
     client.update_collection_aliases([old, new] if moved else [new])
 
 
-def test_what_is_wrong_at_start_is_said(clip: Exported, tmp_path: Path) -> None:
-    assert "Missing option '--bundle'" in refused(cwd=tmp_path, expect=2).err
-    assert "does not exist" in refused("--bundle", tmp_path / "none", cwd=tmp_path, expect=4).err
-    where = ("--bundle", clip.folder, "--qdrant", tmp_path / "none")
-    assert "no such folder" in refused(*where, cwd=tmp_path, expect=1).err
-    assert "--source-root" in refused(*where[:2], "--source-root", tmp_path / "none", cwd=tmp_path, expect=4).err
-    assert "brings its own" in refused("--demo", *where, cwd=tmp_path, expect=2).err
+def test_what_is_wrong_at_start_is_said(clip: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle, nowhere = ("--bundle", str(clip.folder)), str(tmp_path / "none")
 
+    def said(*arguments: str) -> str:
+        done = CliRunner().invoke(cli, ["serve", "--port", "0", *arguments])
+        assert done.exit_code != 0
+        assert done.exception is not None
+        return f"{done.output}{type(done.exception).__name__}: {done.exception}"
 
-def test_a_port_that_is_taken(clip: Exported, tmp_path: Path) -> None:
+    assert "Missing option '--bundle'" in said()
+    assert "brings its own" in said("--demo", *bundle, "--qdrant", nowhere)
+    assert re.search("BundleError: .*does not exist", said("--bundle", nowhere))
+    assert re.search("ConfigurationError: --source-root", said(*bundle, "--source-root", nowhere))
+    assert re.search("StoreError: .*no such folder", said(*bundle, "--qdrant", nowhere))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        said = refused("--bundle", clip.folder, "--port", port, cwd=tmp_path, expect=4).err
-    assert "choose another --port" in said
+        port = str(taken.getsockname()[1])
+        assert re.search("ConfigurationError: .*choose another --port", said(*bundle, "--port", port))
 
 
 def test_the_demo_serves_drawings_with_any_bundle(clip: Exported, tmp_path: Path) -> None:

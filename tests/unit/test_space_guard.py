@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException
 from unit_support import SPACE_B, manifest
 
 from mcip_qdrant import space_guard
 from mcip_qdrant.collection import ensure_collection
-from mcip_qdrant.errors import ConfigurationError, ForeignCollectionError, SpaceMismatchError, StoreError
+from mcip_qdrant.errors import (
+    ConfigurationError,
+    ForeignCollectionError,
+    SpaceMismatchError,
+    StoreError,
+    StoreUnavailableError,
+)
 from mcip_qdrant.space_guard import SpaceGuard
 from mcip_qdrant.store import Store
 
@@ -213,3 +222,32 @@ def test_many_threads_share_one_check(store: Store, calls: list[str]) -> None:
         thread.join()
     assert calls.count("get_collection") == 1
     assert calls.count("count") == 20
+
+
+def test_threads_that_wait_for_one_check_share_its_failure(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check of a Qdrant that hangs costs its timeout; eight threads must not pay that eight times in turn."""
+    make(store, "images")
+    guard = SpaceGuard(store, "images", A)
+    tried, waiting = [], threading.Barrier(8)
+    answer = store.client.get_aliases
+
+    def hanging() -> Any:
+        tried.append(1)
+        time.sleep(0.3)
+        raise ResponseHandlingException(OSError("timed out"))
+
+    def ask() -> type[BaseException] | None:
+        waiting.wait(10)
+        try:
+            asked(guard)
+        except StoreUnavailableError as exc:
+            return type(exc)
+        return None
+
+    monkeypatch.setattr(store.client, "get_aliases", hanging)
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(lambda _: ask(), range(8)))
+    assert outcomes == [StoreUnavailableError] * 8
+    assert len(tried) == space_guard.READ_ATTEMPTS
+    monkeypatch.setattr(store.client, "get_aliases", answer)
+    assert asked(guard) == "images", "who asks later is answered at once"
