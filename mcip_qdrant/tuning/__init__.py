@@ -1,0 +1,1 @@
+"""Making such a model: the paper's two fine-tuning methods, and plain contrastive training."""
