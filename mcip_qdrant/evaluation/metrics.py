@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mcip_qdrant.evaluation.ranking import alone_on_top, average_precision, rank_of_best, trapezoid_ap, votes
 from mcip_qdrant.evaluation.scores import CaptionScores, Junk, PerQuery, Progress, Setting
 from mcip_qdrant.evaluation.similarity import DEFAULT_BLOCK_BYTES, Rows, similarity_blocks
 
@@ -50,13 +51,8 @@ def full_ranking_map(
             right = members.get(int(labels[query]))
             if right is None or (len(right) == 1 and not query_in_ranking):
                 continue
-            found = np.sort(row[right])
-            if not query_in_ranking:
-                found = found[1:]
-            row.sort()
-            among_all = len(row) - np.searchsorted(row, found, side="left")
-            among_right = len(found) - np.searchsorted(found, found, side="left")
-            values[query] = np.mean(among_right / among_all)
+            answers = right if query_in_ranking else right[right != query]
+            values[query] = average_precision(row, answers, len(answers))
     return PerQuery(values)
 
 
@@ -81,7 +77,7 @@ def recall_at_k(
         for query, row in zip(own.tolist(), similarities, strict=True):
             right = members.get(int(labels[query]))
             if right is not None and len(right) > 1:
-                ranks[query] = _rank_of_best(row, right)
+                ranks[query] = rank_of_best(row, right)
     return _hits(ranks, ks)
 
 
@@ -115,9 +111,9 @@ def revisited_map(
         for query, row in enumerate(similarities, start):
             answer = answers[query]
             both = np.concatenate([answer.easy, answer.hard])
-            values["easy"][query] = _trapezoid_ap(row, answer.easy, np.concatenate([answer.junk, answer.hard]))
-            values["medium"][query] = _trapezoid_ap(row, both, answer.junk)
-            values["hard"][query] = _trapezoid_ap(row, answer.hard, np.concatenate([answer.junk, answer.easy]))
+            values["easy"][query] = trapezoid_ap(row, answer.easy, np.concatenate([answer.junk, answer.hard]))
+            values["medium"][query] = trapezoid_ap(row, both, answer.junk)
+            values["hard"][query] = trapezoid_ap(row, answer.hard, np.concatenate([answer.junk, answer.easy]))
     return {setting: PerQuery(found) for setting, found in values.items()}
 
 
@@ -151,14 +147,8 @@ def weighted_knn(
         for query, row in enumerate(similarities, start):
             if test_labels[query] < 0:
                 continue
-            last = np.partition(row, len(row) - k)[len(row) - k]
-            near, tied = np.flatnonzero(row > last), np.flatnonzero(row == last)
-            voters = np.concatenate([near, tied])
-            # Relative to the largest, which changes no decision and cannot overflow.
-            votes = np.exp((row[voters].astype(np.float64) - row.max()) / temperature)
-            votes[len(near) :] *= (k - len(near)) / len(tied)
-            total = np.bincount(train_labels[voters], weights=votes, minlength=classes).astype(np.float64)
-            values[query] = _alone_on_top(total, int(test_labels[query]))
+            total = votes(row, train_labels, k=k, temperature=temperature, classes=classes)
+            values[query] = alone_on_top(total, int(test_labels[query]))
     return PerQuery(values)
 
 
@@ -183,7 +173,7 @@ def zero_shot(
     for start, similarities in _blocks(images, class_vectors, block_bytes, on_queries):
         for query, row in enumerate(similarities, start):
             if labels[query] >= 0:
-                values[query] = _alone_on_top(row, int(labels[query]))
+                values[query] = alone_on_top(row, int(labels[query]))
     return PerQuery(values)
 
 
@@ -218,7 +208,7 @@ def caption_retrieval(
     for start, similarities in _blocks(images, captions, block_bytes, on_queries):
         for image, row in enumerate(similarities, start):
             if (right := members.get(image)) is not None:
-                by_image[image] = _rank_of_best(row, right)
+                by_image[image] = rank_of_best(row, right)
     return CaptionScores(_hits(by_text, ks), _hits(by_image, ks))
 
 
@@ -243,30 +233,8 @@ def _members(labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
     return {int(label): group for label, group in zip(found, groups, strict=True) if label >= 0}
 
 
-def _rank_of_best(row: NDArray[np.float32], right: NDArray[np.int64]) -> int:
-    best = row[right].max()
-    return 1 + int((row >= best).sum()) - int((row[right] >= best).sum())
-
-
 def _hits(ranks: NDArray[np.float64], ks: Sequence[int]) -> dict[int, PerQuery]:
     return {k: PerQuery(np.where(np.isnan(ranks), np.nan, (ranks <= k).astype(np.float64))) for k in ks}
-
-
-def _alone_on_top(scores: NDArray[np.float64] | NDArray[np.float32], right: int) -> float:
-    return float(len(scores) == 1 or scores[right] > np.delete(scores, right).max())
-
-
-def _trapezoid_ap(row: NDArray[np.float32], right: NDArray[np.int64], ignored: NDArray[np.int64]) -> float:
-    if len(right) == 0:
-        return float("nan")
-    found = np.sort(row[right])[::-1]
-    wrong = np.ones(len(row), dtype=bool)
-    wrong[right] = wrong[ignored] = False
-    others = np.sort(row[wrong])
-    position = np.arange(len(found))
-    rank = position + len(others) - np.searchsorted(others, found, side="left")
-    before = np.divide(position, rank, out=np.ones(len(found)), where=rank > 0)
-    return float(np.mean((before + (position + 1) / (rank + 1)) / 2))
 
 
 def _check_ks(ks: Sequence[int]) -> None:
