@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SpaceMismatchError,
         StoreError,
         StoreUnavailableError,
+        TuningError,
     )
     from mcip_qdrant.keys import point_id
     from mcip_qdrant.query import QueryEncoder
@@ -55,6 +56,7 @@ _HOME = {
     "SpaceMismatchError": "errors",
     "StoreError": "errors",
     "StoreUnavailableError": "errors",
+    "TuningError": "errors",
     "point_id": "keys",
 }
 
@@ -80,6 +82,7 @@ __all__ = [
     "SpaceMismatchError",
     "StoreError",
     "StoreUnavailableError",
+    "TuningError",
     "point_id",
 ]
 
