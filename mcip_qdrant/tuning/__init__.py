@@ -7,17 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcip_qdrant.tuning.config import HyperParameters, TuneConfig, hyper_parameters
+    from mcip_qdrant.tuning.config import TuneConfig
+    from mcip_qdrant.tuning.hyper import HyperParameters, hyper_parameters
     from mcip_qdrant.tuning.listener import Listener
     from mcip_qdrant.tuning.run import run
     from mcip_qdrant.tuning.state import TuneReport
 
 _HOME = {
-    "HyperParameters": "config",
+    "HyperParameters": "hyper",
     "Listener": "listener",
     "TuneConfig": "config",
     "TuneReport": "state",
-    "hyper_parameters": "config",
+    "hyper_parameters": "hyper",
     "run": "run",
 }
 

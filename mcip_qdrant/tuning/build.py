@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,19 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mcip_qdrant.bundle import file_sha256
 from mcip_qdrant.cpus import available_cpus
-from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import LabelledImages
-from mcip_qdrant.export.architecture import resolve_architecture
-from mcip_qdrant.export.checkpoint import load_model
-from mcip_qdrant.export.reference_tokenizer import load_reference_tokenizer
-from mcip_qdrant.export.towers import OpenClipModel
-from mcip_qdrant.manifest import Preprocess
 from mcip_qdrant.tuning.batches import Batches, CaptionTable, Collate, distinct
-from mcip_qdrant.tuning.config import HyperParameters, TuneConfig
+from mcip_qdrant.tuning.config import TuneConfig
 from mcip_qdrant.tuning.encode import Encoding
 from mcip_qdrant.tuning.exam import Exam
+from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.listener import Listener
 from mcip_qdrant.tuning.loop import Loop, helpful_memory_errors
 from mcip_qdrant.tuning.material import Material
@@ -33,27 +25,13 @@ from mcip_qdrant.tuning.optimisation import make_optimizer
 from mcip_qdrant.tuning.order import Order
 from mcip_qdrant.tuning.pictures import Sample, TrainingPairs, TrainingPictures
 from mcip_qdrant.tuning.processes import Processes
-from mcip_qdrant.tuning.state import STATE_FILE, State, load_state
-from mcip_qdrant.tuning.stored import Vectors, digest, stored_vectors
+from mcip_qdrant.tuning.resume import state_of_run
+from mcip_qdrant.tuning.stored import Vectors, digest, file_states, stored_vectors
+from mcip_qdrant.tuning.student import Source, Student, load_student, precision_context
 from mcip_qdrant.tuning.trainees import ClassTrainee, McipTrainee, PairTrainee, Trainee
 
 _ENCODE_BATCH: Final = 128
 _MOST_LOADERS: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Student:
-    """A model with what belongs to it: preprocessing, tokenizer, and the digest of the weights it started from."""
-
-    model: OpenClipModel
-    preprocess: Preprocess
-    tokenizer: Any
-    identity: str
-
-    @property
-    def dimensions(self) -> int:
-        """Length of its vectors."""
-        return embedding_dimensions(self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,50 +40,6 @@ class Workshop:
 
     loop: Loop
     notices: tuple[str, ...]
-
-
-def load_student(config: TuneConfig, *, patch_dropout: float, seed: int) -> Student:
-    """Build the model with its starting weights; random ones, by seed, without a checkpoint.
-
-    Raises:
-        ExportError: architecture, checkpoint or tokenizer refused, for the reasons that `export` has.
-    """
-    architecture = resolve_architecture(config.model, quick_gelu=config.quick_gelu, base=config.base)
-    tokenizer = load_reference_tokenizer(architecture.name, architecture.text_config, config.tokenizer)
-    torch.manual_seed(seed)
-    model: OpenClipModel = load_model(
-        architecture, checkpoint=config.checkpoint, pretrained=None, patch_dropout=patch_dropout
-    )
-    for parameter in model.parameters():
-        # The checkpoint's file is mapped: training must not write to those pages, nor fail when the file is replaced.
-        parameter.data = parameter.data.clone()
-    preprocess = architecture.image_preprocess(model.visual.image_size)
-    weights = "random" if config.checkpoint is None else file_sha256(config.checkpoint)
-    described = json.dumps([architecture.fingerprint(), asdict(preprocess)], sort_keys=True, default=str)
-    return Student(model, preprocess, tokenizer, digest([weights, described]))
-
-
-def embedding_dimensions(model: OpenClipModel) -> int:
-    """Length D of a model's vectors, asked of the model itself."""
-    length = getattr(model, "context_length", None) or model.text.context_length
-    with torch.inference_mode():
-        return int(model.encode_text(torch.zeros((1, length), dtype=torch.int64)).shape[1])
-
-
-def precision_context(
-    precision: str, device: torch.device
-) -> tuple[Callable[[], AbstractContextManager[Any]], torch.amp.GradScaler]:
-    """Autocast and gradient scaler for a precision on a device.
-
-    Raises:
-        TuningError: fp16 on a CPU, whose kernels lack it.
-    """
-    chosen = ("fp16" if device.type == "cuda" else "fp32") if precision == "auto" else precision
-    if chosen == "fp16" and device.type != "cuda":
-        raise TuningError("--precision fp16 needs a GPU; on a CPU use fp32 or bf16")
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen)
-    scaler = torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
-    return (lambda: torch.autocast(device.type, dtype=kind, enabled=kind is not None)), scaler
 
 
 def loader_count(config: TuneConfig, device: torch.device) -> int:
@@ -124,7 +58,7 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
     """
     hyper = config.chosen_hyper
     config.output.mkdir(parents=True, exist_ok=True)
-    student = load_student(config, patch_dropout=hyper.patch_dropout, seed=hyper.seed)
+    student = load_student(_source(config), patch_dropout=hyper.patch_dropout, seed=hyper.seed)
     notices = list(material.notices)
     autocast, scaler = precision_context(hyper.precision, together.device)
     trainee = _trainee(config, student, material.training, together).to(together.device)
@@ -137,7 +71,7 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
         min(hyper.batch_size, _ENCODE_BATCH),
         loader_count(config, together.device),
     )
-    state = _state(config, material, student, together, listener)
+    state = state_of_run(config, material, student.identity, together, listener)
     store = _Store(config.output, student, encoding, together, listener, hyper)
     batches, said = _batches(config, material, student, store, together)
     for text in said:
@@ -167,6 +101,10 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
         listener=listener,
     )
     return Workshop(loop, (*notices, *said))
+
+
+def _source(config: TuneConfig) -> Source:
+    return Source(config.model, config.checkpoint, config.quick_gelu, config.base, config.tokenizer)
 
 
 def _trainee(config: TuneConfig, student: Student, training: LabelledImages, together: Processes) -> Trainee:
@@ -215,18 +153,6 @@ class _Store:
                 together=self.together,
                 on_items=self.listener.advance,
             )
-
-
-def file_states(paths: list[Path]) -> list[str]:
-    """Name, size and time of each file: what tells whether a stored vector still holds."""
-    states = []
-    for path in paths:
-        try:
-            found = path.stat()
-            states.append(f"{path}\0{found.st_size}\0{found.st_mtime_ns}")
-        except OSError:
-            states.append(str(path))
-    return states
 
 
 def _batches(
@@ -279,48 +205,3 @@ def _batches(
         image_vectors=vectors,
     )
     return made, notices
-
-
-def _state(
-    config: TuneConfig, material: Material, student: Student, together: Processes, listener: Listener
-) -> State:
-    fingerprint = {
-        "method": config.method,
-        "metric": config.chosen_metric,
-        "start": student.identity,
-        "training": _data_digest(material.training),
-        "validation": None if material.validation is None else _data_digest(material.validation),
-        "processes": together.world_size,
-        **{f"--{name.replace('_', '-')}": value for name, value in asdict(config.chosen_hyper).items()},
-    }
-    if config.restart and together.first:
-        (config.output / STATE_FILE).unlink(missing_ok=True)
-    together.wait()
-    saved = load_state(config.output)
-    if saved is None:
-        return State(fingerprint)
-    different = [name for name, value in fingerprint.items() if saved.fingerprint.get(name) != value]
-    fixed = {"method", "start"} & set(different)
-    if fixed or (different and not config.accept_changes):
-        raise TuningError(
-            f"{config.output / STATE_FILE} is of a run with other settings ({', '.join(different)}). Choose another --output, "
-            f"or --restart to throw it away{'' if fixed else ', or --accept-changes to go on from it with the new ones'}"
-        )
-    if "training" in different and config.method in {"gpr", "mcip"}:
-        raise TuningError("the training data changed, and class proxies belong to its classes: use --restart")
-    listener.note(f"goes on from step {saved.step}")
-    if {"metric", "validation"} & set(different):
-        saved.best = saved.start = None
-    return replace(saved, fingerprint=fingerprint)
-
-
-def _data_digest(images: LabelledImages) -> str:
-    captions = images.captions or []
-    return digest(
-        [
-            *map(str, images.paths),
-            *map(str, images.labels.tolist()),
-            *images.names,
-            *(json.dumps(own) for own in captions),
-        ]
-    )

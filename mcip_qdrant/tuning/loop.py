@@ -14,7 +14,7 @@ import torch
 
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.tuning.batches import Batch, Batches
-from mcip_qdrant.tuning.config import HyperParameters
+from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.listener import Listener
 from mcip_qdrant.tuning.optimisation import set_learning_rate
 from mcip_qdrant.tuning.processes import Processes
@@ -98,9 +98,7 @@ class Loop:
     def _stops_early(self) -> bool:
         return bool(self.hyper.patience) and self.state.without_gain >= self.hyper.patience
 
-    def _step(
-        self, module: torch.nn.Module, step: int, steps: int, batch: Batch
-    ) -> tuple[dict[str, float], bool]:
+    def _step(self, module: torch.nn.Module, step: int, steps: int, batch: Batch) -> tuple[dict[str, float], bool]:
         self._account(step, batch)
         # Whatever the model draws (patch dropout) depends on seed, step and process alone, so a resumed run draws the same.
         torch.manual_seed(int(np.random.SeedSequence([self.hyper.seed, step, self.together.rank]).generate_state(1)[0]))
@@ -136,7 +134,9 @@ class Loop:
         # Together, or one process would wait for ever for the others.
         if self.together.mean(torch.tensor(float(too_many), device=self.together.device)) > 0:
             self._save()
-            path, reason = next(reversed(self.state.unreadable.items()), ("images of another process", "see its output"))
+            path, reason = next(
+                reversed(self.state.unreadable.items()), ("images of another process", "see its output")
+            )
             raise TuningError(
                 f"stopped at step {step}: more than {self.max_unreadable:.1%} of the images cannot be used "
                 f"({len(self.state.unreadable)} files; the last: {path}: {reason}). Nothing is lost: the same command goes on "

@@ -11,7 +11,8 @@ import numpy as np
 
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import LabelledImages, read_images
-from mcip_qdrant.tuning.config import Method, Metric, TuneConfig
+from mcip_qdrant.tuning.config import Metric, TuneConfig
+from mcip_qdrant.tuning.hyper import Method
 
 _NOTICES_SHOWN: Final = 20
 
@@ -72,14 +73,18 @@ def _usable(images: LabelledImages, method: Method) -> tuple[LabelledImages, lis
     captioned = np.array([bool(own) for own in images.captions or []], dtype=bool)
     if method in {"gpr", "mcip"}:
         if not (images.labels >= 0).any():
-            raise TuningError(f"{method} learns from classes, and no image has one: give a folder of classes or a table")
+            raise TuningError(
+                f"{method} learns from classes, and no image has one: give a folder of classes or a table"
+            )
         if method == "mcip" and not captioned.any():
             raise TuningError("mcip needs captions for at least some images: `mcip-qdrant tune captions` finds them")
         keep = images.labels >= 0
         kind = "class"
     else:
         if not captioned.any():
-            raise TuningError(f"{method} learns from captions, and no image has one: give a table with the column captions")
+            raise TuningError(
+                f"{method} learns from captions, and no image has one: give a table with the column captions"
+            )
         keep = captioned
         kind = "caption"
     dropped = int((~keep).sum())

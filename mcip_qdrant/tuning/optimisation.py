@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from mcip_qdrant.tuning.config import HyperParameters
+from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.trainees import PROXIES, Trainee
 
 _PEAK: Final = "peak_lr"

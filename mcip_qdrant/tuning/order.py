@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,10 @@ class Draw:
 
     index: int
     seed: int
+
+    def rng(self) -> random.Random:
+        """Its own source of random numbers, from the start."""
+        return random.Random(self.seed)  # noqa: S311  augmentation, no secrets
 
 
 def shuffled(count: int, rng: np.random.Generator) -> Indices:
@@ -86,10 +91,8 @@ class Order:
 
     def _make_epoch(self, epoch: int) -> tuple[Indices, NDArray[np.int64]]:
         rng = np.random.default_rng([self._seed, epoch])
-        if self._balance is None:
-            order = shuffled(self._size, rng)
-        else:
-            order = class_balanced(self._balance, self._size, rng)
+        balance = self._balance
+        order = shuffled(self._size, rng) if balance is None else class_balanced(balance, self._size, rng)
         return order, rng.integers(2**62, size=self._size)
 
     def everywhere(self, step: int) -> list[Draw]:

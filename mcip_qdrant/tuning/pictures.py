@@ -17,7 +17,7 @@ from mcip_qdrant.decode import decode
 from mcip_qdrant.errors import ImageError, Reason, TuningError
 from mcip_qdrant.manifest import Preprocess
 from mcip_qdrant.preprocess import preprocess
-from mcip_qdrant.tuning.config import HyperParameters
+from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.order import Draw
 
 Pixels = NDArray[np.uint8]
@@ -122,7 +122,7 @@ class TrainingPictures(Dataset[Sample]):
         return len(self._paths)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        rng = random.Random(draw.seed)
+        rng = draw.rng()
         failures: list[Failure] = []
         index = draw.index
         while True:
@@ -151,7 +151,7 @@ class TrainingPairs(Dataset[Sample]):
         return len(self._caption_counts)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        return Sample(draw.index, None, random.Random(draw.seed).randrange(self._caption_counts[draw.index]))
+        return Sample(draw.index, None, draw.rng().randrange(self._caption_counts[draw.index]))
 
 
 class EvaluationPictures(Dataset["Pixels | Failure"]):

@@ -12,13 +12,13 @@ import torch
 
 from mcip_qdrant.evaluation.datasets import LabelledImages
 from mcip_qdrant.tuning.build import Workshop, build
-from mcip_qdrant.tuning.config import TuneConfig, hyper_parameters
+from mcip_qdrant.tuning.config import TuneConfig
+from mcip_qdrant.tuning.hyper import hyper_parameters
 from mcip_qdrant.tuning.listener import Listener, Silence
 from mcip_qdrant.tuning.loop import MODEL_FILE
 from mcip_qdrant.tuning.material import load_images, prepare_material
 from mcip_qdrant.tuning.processes import processes
 from mcip_qdrant.tuning.state import REPORT_FILE, TuneReport, copy_file, save_text
-
 
 
 def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:

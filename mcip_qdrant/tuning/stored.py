@@ -31,6 +31,18 @@ def digest(parts: Iterable[str]) -> str:
     return sha.hexdigest()
 
 
+def file_states(paths: list[Path]) -> list[str]:
+    """Name, size and time of each file: what tells whether a stored vector still holds."""
+    states = []
+    for path in paths:
+        try:
+            found = path.stat()
+            states.append(f"{path}\0{found.st_size}\0{found.st_mtime_ns}")
+        except OSError:
+            states.append(str(path))
+    return states
+
+
 def stored_vectors(
     base: Path,
     identity: str,

@@ -12,7 +12,7 @@ from torch import Tensor
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.export.towers import OpenClipModel
 from mcip_qdrant.manifest import Preprocess
-from mcip_qdrant.tuning.config import HyperParameters
+from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.losses import ArcMargin, InfoNCE, mc_arc_margin
 
 PROXIES: Final = "arc_margin.proxies"
@@ -27,6 +27,9 @@ class Trainee(torch.nn.Module):
         model: open_clip model, float32.
         preprocess: the model's own; pixels come as uint8 and are normalised here.
     """
+
+    _mean: Tensor
+    _std: Tensor
 
     def __init__(self, model: OpenClipModel, preprocess: Preprocess) -> None:
         super().__init__()
@@ -161,7 +164,7 @@ class PairTrainee(Trainee):
             self.model.logit_scale.clamp_(0, self._ceiling)
 
 
-def switch_checkpointing(module: torch.nn.Module) -> None:
+def switch_checkpointing(module: Any) -> None:
     """Turn gradient checkpointing on in a tower of open_clip's, where it can."""
     if hasattr(module, "set_grad_checkpointing"):
         module.set_grad_checkpointing(True)
@@ -194,5 +197,3 @@ def text_tensors(model: OpenClipModel) -> list[tuple[str, torch.nn.Parameter]]:
         if (name.startswith(prefix) if prefix else name.split(".")[0] in _TEXT_FLOW)
     ]
     return sorted(own, key=lambda item: place(item[0]))
-
-

@@ -145,18 +145,20 @@ def test_gradients_are_the_numerical_ones() -> None:
     arc, labels = ArcMargin(3, 5, margin=0.3).double(), torch.tensor([0, 2, 1, 0])
     own = _mask([[0, 1], [], [1, 2, 3], [5]], 6)
     assert torch.autograd.gradcheck(lambda x: arc(x, labels), (images,))
-    assert torch.autograd.gradcheck(
-        lambda x, t: mc_arc_margin(x, t, own, margin=0.3, odd_term=0.1), (images, captions)
-    )
+    assert torch.autograd.gradcheck(lambda x, t: mc_arc_margin(x, t, own, margin=0.3, odd_term=0.1), (images, captions))
     scale = torch.tensor(3.0, **double)
-    assert torch.autograd.gradcheck(lambda x, t, s: InfoNCE()(x, t, s), (images, captions[:4], scale))
+    assert torch.autograd.gradcheck(InfoNCE(), (images, captions[:4], scale))
 
 
 def test_losses_ignore_autocast() -> None:
     torch.manual_seed(0)
     images, captions = torch.randn(6, 8), torch.randn(7, 8)
     arc, labels, own = ArcMargin(4, 8), torch.randint(0, 4, (6,)), torch.rand(6, 7) > 0.5
-    plain = [arc(images, labels), mc_arc_margin(images, captions, own), InfoNCE()(images, captions[:6], torch.tensor(9.0))]
+    plain = [
+        arc(images, labels),
+        mc_arc_margin(images, captions, own),
+        InfoNCE()(images, captions[:6], torch.tensor(9.0)),
+    ]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = [
             arc(images, labels),
