@@ -17,6 +17,7 @@ from mcip_qdrant.cli.ingest import ingest_command
 from mcip_qdrant.cli.inspect import inspect_command
 from mcip_qdrant.cli.runs import cancel_command, failures_command, retry_command, status_command
 from mcip_qdrant.cli.search import search_command
+from mcip_qdrant.cli.tune import tune_group
 from mcip_qdrant.cli.verify import verify_command
 from mcip_qdrant.cli.worker import worker_command
 from mcip_qdrant.errors import McipError
@@ -55,7 +56,7 @@ def cli(verbose: bool) -> None:
 
 for _command in (
     *(export_command, verify_command, inspect_command, ingest_command, search_command, adopt_command),
-    *(worker_command, status_command, failures_command, retry_command, cancel_command),
+    *(worker_command, status_command, failures_command, retry_command, cancel_command, tune_group),
 ):
     cli.add_command(_command)
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mcip_qdrant.cpus import available_cpus
 from mcip_qdrant.evaluation.datasets import LabelledImages
 from mcip_qdrant.tuning.batches import Batches, CaptionTable, Collate, distinct
 from mcip_qdrant.tuning.config import TuneConfig
@@ -27,11 +26,10 @@ from mcip_qdrant.tuning.pictures import Sample, TrainingPairs, TrainingPictures
 from mcip_qdrant.tuning.processes import Processes
 from mcip_qdrant.tuning.resume import state_of_run
 from mcip_qdrant.tuning.stored import Vectors, digest, file_states, stored_vectors
-from mcip_qdrant.tuning.student import Source, Student, load_student, precision_context
+from mcip_qdrant.tuning.student import Source, Student, load_student, loader_count, precision_context
 from mcip_qdrant.tuning.trainees import ClassTrainee, McipTrainee, PairTrainee, Trainee
 
 _ENCODE_BATCH: Final = 128
-_MOST_LOADERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +38,6 @@ class Workshop:
 
     loop: Loop
     notices: tuple[str, ...]
-
-
-def loader_count(config: TuneConfig, device: torch.device) -> int:
-    """Processes that decode images for one training process."""
-    if config.loaders is not None:
-        return config.loaders
-    return min(_MOST_LOADERS, available_cpus()) if device.type == "cuda" else 0
 
 
 def build(config: TuneConfig, material: Material, together: Processes, listener: Listener) -> Workshop:
@@ -69,7 +60,7 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
         together.device,
         autocast,
         min(hyper.batch_size, _ENCODE_BATCH),
-        loader_count(config, together.device),
+        loader_count(config.loaders, together.device),
     )
     state = state_of_run(config, material, student.identity, together, listener)
     store = _Store(config.output, student, encoding, together, listener, hyper)
@@ -199,7 +190,7 @@ def _batches(
         Collate(captions, student.tokenizer),
         order,
         device=together.device,
-        loaders=loader_count(config, together.device),
+        loaders=loader_count(config.loaders, together.device),
         labels=labels,
         table=table,
         image_vectors=vectors,

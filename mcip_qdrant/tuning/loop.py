@@ -62,14 +62,14 @@ class Loop:
                 is then that before the step that failed, or older.
         """
         self._restore()
+        steps, every = self.batches.order.steps, self._test_every()
+        self.listener.begin("train", steps, self.state.step)
         if self.state.step == 0 and self.grade is not None and self.state.start is None:
             self.state.start = self._measure()
             self.listener.values(0, {"metric": self.state.start})
-        steps, every = self.batches.order.steps, self._test_every()
         module = self.together.wrap(self.trainee)
         self.trainee.train()
         overflows = 0
-        self.listener.begin("train", steps, self.state.step)
         for step, batch in self._batches():
             if self._stops_early():
                 self._save()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from mcip_qdrant.tuning.loop import MODEL_FILE
 from mcip_qdrant.tuning.material import load_images, prepare_material
 from mcip_qdrant.tuning.processes import processes
 from mcip_qdrant.tuning.state import REPORT_FILE, TuneReport, copy_file, save_text
+from mcip_qdrant.tuning.tensorboard import LOG_FOLDER, TensorBoardLog
 
 
 def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
@@ -37,7 +38,9 @@ def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
         together = stack.enter_context(processes(config.device))
-        told = (listener or Silence()) if together.first else Silence()
+        told: Listener = (listener or Silence()) if together.first else Silence()
+        if config.tensorboard and together.first:
+            told = stack.enter_context(closing(TensorBoardLog(config.output / LOG_FOLDER, told)))
         material = prepare_material(config)
         for notice in material.notices:
             told.note(notice)

@@ -6,7 +6,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -75,6 +75,11 @@ def save_tensors(value: Mapping[str, Any], path: Path) -> None:
 def save_text(text: str, path: Path) -> None:
     """Write a text file, whole or not at all."""
     _atomically(path, lambda stream: stream.write(text.encode("utf-8")))
+
+
+def save_lines(lines: Iterable[str], path: Path) -> None:
+    """Write a text file as its lines come, whole or not at all."""
+    _atomically(path, lambda stream: stream.writelines(line.encode("utf-8") for line in lines))
 
 
 def copy_file(source: Path, path: Path) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from mcip_qdrant.bundle import file_sha256
+from mcip_qdrant.cpus import available_cpus
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.export.architecture import resolve_architecture
 from mcip_qdrant.export.checkpoint import load_model
@@ -19,6 +20,8 @@ from mcip_qdrant.export.reference_tokenizer import load_reference_tokenizer
 from mcip_qdrant.export.towers import OpenClipModel
 from mcip_qdrant.manifest import Preprocess
 from mcip_qdrant.tuning.stored import digest
+
+_MOST_LOADERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +92,10 @@ def precision_context(
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen)
     scaler = torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
     return (lambda: torch.autocast(device.type, dtype=kind, enabled=kind is not None)), scaler
+
+
+def loader_count(asked: int | None, device: torch.device) -> int:
+    """Processes that decode images for one process with the model, unless so many were asked for."""
+    if asked is not None:
+        return asked
+    return min(_MOST_LOADERS, available_cpus()) if device.type == "cuda" else 0

@@ -22,6 +22,16 @@ LAYERS = {
     **dict.fromkeys(("search", "ingest"), 8),
     "sheet": 9,
 }
+TUNING_LAYERS = {
+    **dict.fromkeys(("hyper", "listener", "order", "losses", "processes", "state"), 0),
+    **dict.fromkeys(("config", "pictures", "trainees", "stored", "tensorboard"), 1),
+    **dict.fromkeys(("optimisation", "student", "material", "encode", "batches"), 2),
+    **dict.fromkeys(("exam", "resume", "loop"), 3),
+    **dict.fromkeys(("build", "captions"), 4),
+    "run": 5,
+}
+# Packages of the command line and of its offline work; nothing of the core imports them.
+APART = {"cli", "tuning"}
 
 
 def _imports(path: Path) -> set[str]:
@@ -41,7 +51,8 @@ def _modules(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-CORE = [path for path in _modules("mcip_qdrant") if "cli" not in path.parts]
+CORE = [path for path in _modules("mcip_qdrant") if not APART & set(path.parts)]
+TUNING = [path for path in _modules("mcip_qdrant/tuning") if path.stem != "__init__"]
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
@@ -49,7 +60,9 @@ def test_core_imports_neither_export_nor_workers_nor_anything_heavy(path: Path) 
     names = _imports(path)
     assert (
         not {
-            name for name in names if name.startswith(("mcip_qdrant.export", "mcip_qdrant.workers", "mcip_qdrant.cli"))
+            name
+            for name in names
+            if name.startswith(("mcip_qdrant.export", "mcip_qdrant.workers", "mcip_qdrant.cli", "mcip_qdrant.tuning"))
         }
         or path.stem == "__main__"
     )
@@ -79,6 +92,15 @@ def test_data_flows_one_way(path: Path) -> None:
     below = {name.split(".")[1] for name in _imports(path) if name.startswith("mcip_qdrant.")}
     wrong = {name for name in below if LAYERS.get(name, -1) >= LAYERS[path.stem]}
     assert not wrong, f"{path.stem} (layer {LAYERS[path.stem]}) imports {wrong}"
+
+
+@pytest.mark.parametrize("path", TUNING, ids=lambda path: path.stem)
+def test_tuning_flows_one_way_too(path: Path) -> None:
+    names = _imports(path)
+    below = {name.split(".")[2] for name in names if name.startswith("mcip_qdrant.tuning.")}
+    wrong = {name for name in below if TUNING_LAYERS.get(name, -1) >= TUNING_LAYERS[path.stem]}
+    assert not wrong, f"{path.stem} imports {wrong}"
+    assert not {name for name in names if name.startswith(("mcip_qdrant.workers", "mcip_qdrant.cli"))}
 
 
 @pytest.mark.parametrize("folder", ["mcip_qdrant", "export", "workers"])
