@@ -27,7 +27,7 @@ _OVERFLOWS: Final = 30
 _TOLERATED: Final = 10
 _NOT_FINITE: Final = (
     "Likely: a learning rate too high, or fp16 where bf16 is needed. Start the same command again with another --lr, "
-    "--grad-clip or --precision and --accept-changes to go on from there"
+    "--grad-clip or --precision and --accept-changes"
 )
 
 
@@ -53,13 +53,14 @@ class Loop:
     listener: Listener
     _drawn_here: int = 0
     _replaced_here: int = 0
+    _saved_step: int | None = None
 
     def train(self) -> bool:
         """Run to the end; whether it stopped early for lack of gain.
 
         Raises:
             TuningError: a loss that is not finite, too many unreadable images, or too little memory. The state on disk
-                is then that before the step that failed, or older.
+                is then an older one that was in order.
         """
         self._restore()
         steps, every = self.batches.order.steps, self._test_every()
@@ -144,13 +145,11 @@ class Loop:
             )
 
     def _broken(self, step: int, what: str) -> TuningError:
-        self._save()
-        model = self.folder / MODEL_FILE
+        # Not saved: weights on the way to infinity are often broken for some steps before it shows.
+        model, saved = self.folder / MODEL_FILE, self._saved_step
+        state = "no state was saved yet" if saved is None else f"{self.folder / STATE_FILE} holds step {saved}"
         rest = f"the best weights so far are in {model}" if model.exists() else "no weights were written yet"
-        return TuningError(
-            f"stopped at step {step}: {what}. The state before this step is saved in {self.folder / STATE_FILE}; {rest}. "
-            f"{_NOT_FINITE}"
-        )
+        return TuningError(f"stopped at step {step}: {what}. Nothing is lost: {state}; {rest}. {_NOT_FINITE}")
 
     def _measure(self) -> float:
         if self.grade is None:
@@ -194,11 +193,13 @@ class Loop:
             self.state.optimizer = self.optimizer.state_dict()
             self.state.scaler = self.scaler.state_dict()
             self.state.save(self.folder)
+            self._saved_step = self.state.step
             self.state.moving, self.state.optimizer = {}, {}
 
     def _restore(self) -> None:
         if not self.state.moving:
             return
+        self._saved_step = self.state.step
         with torch.no_grad():
             for name, value in self.trainee.moving():
                 value.copy_(self.state.moving[name])

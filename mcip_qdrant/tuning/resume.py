@@ -13,6 +13,7 @@ from mcip_qdrant.tuning.material import Material
 from mcip_qdrant.tuning.processes import Processes
 from mcip_qdrant.tuning.state import STATE_FILE, State, load_state
 from mcip_qdrant.tuning.stored import digest
+from mcip_qdrant.tuning.tensorboard import LOG_FOLDER
 
 # Changing these leaves saved tensors without a place to go.
 _FIXED = {"method", "start", "--text-tensors"}
@@ -43,7 +44,8 @@ def state_of_run(
         **{f"--{name.replace('_', '-')}": value for name, value in asdict(config.chosen_hyper).items()},
     }
     if config.restart and together.first:
-        (config.output / STATE_FILE).unlink(missing_ok=True)
+        for old in (config.output / STATE_FILE, *(config.output / LOG_FOLDER).glob("events.*")):
+            old.unlink(missing_ok=True)
     together.wait()
     saved = load_state(config.output)
     if saved is None:

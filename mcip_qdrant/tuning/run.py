@@ -45,6 +45,9 @@ def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
         for notice in material.notices:
             told.note(notice)
         workshop = build(config, material, together, told)
+        if together.first:
+            # It says that a run is finished.
+            (config.output / REPORT_FILE).unlink(missing_ok=True)
         early = workshop.loop.train()
         report = _report(config, workshop, early=early, seconds=time.monotonic() - began)
         if together.first:
