@@ -1,15 +1,14 @@
 """Cosine similarities of many queries to many database vectors, a bounded piece at a time.
 
 Nothing here ever holds more than one block of database rows and one block of similarities, so a database of a million
-vectors needs no more memory than the block size, as long as its rows are read from a file (`StoredRows`).
+vectors needs no more memory than the block size, as long as its rows are read from a file (`rows.StoredRows`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ _NORM_TOLERANCE = 1e-3
 
 
 class Rows(Protocol):
-    """Float32 `[N, D]` vectors, L2 norm 1, read by slices: a NumPy array, or `StoredRows`."""
+    """Float32 `[N, D]` vectors, L2 norm 1, read by slices: a NumPy array, or `rows.StoredRows`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -30,46 +29,6 @@ class Rows(Protocol):
         ...
 
     def __getitem__(self, part: slice, /) -> NDArray[np.float32]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRows:
-    """Rows of a `.npy` file that stay on disk. Read, not mapped: mapped pages would count as this process's memory."""
-
-    path: Path
-    shape: tuple[int, ...]
-    offset: int
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open a float32 `[N, D]` array that `numpy.save` wrote.
-
-        Raises:
-            ValueError: not such a file, or cut short.
-            OSError: it cannot be read.
-        """
-        with path.open("rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            if version != (1, 0):
-                raise ValueError(f"{path}: .npy version {version}, expected 1.0")
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-            offset = stream.tell()
-        if dtype != np.dtype("<f4") or fortran or len(shape) != 2:
-            raise ValueError(f"{path}: holds {dtype} {shape}, expected float32 [N, D]")
-        if path.stat().st_size != offset + 4 * shape[0] * shape[1]:
-            raise ValueError(f"{path}: cut short, or longer than its header says")
-        return cls(path, shape, offset)
-
-    def __getitem__(self, part: slice, /) -> NDArray[np.float32]:
-        start, stop, step = part.indices(self.shape[0])
-        if step != 1:
-            raise ValueError("stored rows are read in order, without gaps")
-        width = self.shape[1]
-        wanted = max(0, stop - start)
-        flat = np.fromfile(self.path, dtype="<f4", count=wanted * width, offset=self.offset + 4 * start * width)
-        if len(flat) != wanted * width:
-            raise ValueError(f"{self.path}: cut short while it was read")
-        return flat.reshape(-1, width)
 
 
 @dataclass(frozen=True, slots=True)
