@@ -12,6 +12,7 @@ from importlib.metadata import version
 import click
 
 from mcip_qdrant.cli.adopt import adopt_command
+from mcip_qdrant.cli.eval import eval_group
 from mcip_qdrant.cli.export import export_command
 from mcip_qdrant.cli.ingest import ingest_command
 from mcip_qdrant.cli.inspect import inspect_command
@@ -56,6 +57,7 @@ def cli(verbose: bool) -> None:
 
 for _command in (
     *(export_command, verify_command, inspect_command, ingest_command, search_command, adopt_command),
+    eval_group,
     *(worker_command, status_command, failures_command, retry_command, cancel_command, tune_group),
 ):
     cli.add_command(_command)
