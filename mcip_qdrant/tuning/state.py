@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -57,14 +56,16 @@ def load_state(folder: Path) -> State | None:
         return None
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved.pop("format") != _FORMAT:
-            raise TuningError(f"{path} was written by another version of mcip-qdrant; --restart starts afresh")
-        return State(**saved)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError) as exc:
+        version = saved.pop("format")
+        state = State(**saved) if version == _FORMAT else None
+    except Exception as exc:  # damaged pickles raise anything
         raise TuningError(
             f"{path} cannot be read ({type(exc).__name__}). It is written whole or not at all, so something else "
             "changed it; --restart starts afresh"
         ) from exc
+    if state is None:
+        raise TuningError(f"{path} was written by another version of mcip-qdrant; --restart starts afresh")
+    return state
 
 
 def save_tensors(value: Mapping[str, Any], path: Path) -> None:

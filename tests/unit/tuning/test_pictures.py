@@ -32,14 +32,21 @@ def test_without_augmentation_it_is_the_models_own_preprocessing(picture: Image.
 
 
 def test_squash_then_crop_is_a_window_of_the_squashed_picture(picture: Image.Image) -> None:
-    made = augment(picture, CONFIG, hyper_parameters("gpr", flip=0, brightness=0, contrast=0, saturation=0), random.Random(3))
+    made = augment(
+        picture, CONFIG, hyper_parameters("gpr", flip=0, brightness=0, contrast=0, saturation=0), random.Random(3)
+    )
     squashed = np.asarray(picture.resize((36, 36), Image.Resampling.BICUBIC))
     windows = [squashed[top : top + 32, left : left + 32] for top in range(5) for left in range(5)]
     assert sum((window == made).all() for window in windows) == 1
 
 
 def test_mirror(picture: Image.Image) -> None:
-    mirrored = augment(picture, CONFIG, hyper_parameters("gpr", squash=1, brightness=0, contrast=0, saturation=0, flip=1), random.Random(3))
+    mirrored = augment(
+        picture,
+        CONFIG,
+        hyper_parameters("gpr", squash=1, brightness=0, contrast=0, saturation=0, flip=1),
+        random.Random(3),
+    )
     assert (mirrored == preprocess(picture, CONFIG)[:, ::-1]).all()
 
 
@@ -51,7 +58,9 @@ def test_colour_jitter_is_torchvisions(picture: Image.Image, name: str) -> None:
     adjust = getattr(reference, f"adjust_{name}")
     plain = Image.fromarray(preprocess(picture, CONFIG))
     # The factor is not known here, but it is one of 0.6..1.4.
-    distances = [np.abs(np.asarray(adjust(plain, factor)).astype(int) - made).max() for factor in np.linspace(0.6, 1.4, 801)]
+    distances = [
+        np.abs(np.asarray(adjust(plain, factor)).astype(int) - made).max() for factor in np.linspace(0.6, 1.4, 801)
+    ]
     assert min(distances) <= 1
     assert np.abs(preprocess(picture, CONFIG).astype(int) - made).max() > 3
 
