@@ -76,7 +76,7 @@ def draw(scene: Scene, view: View, *, size: int = PICTURE_SIZE) -> npt.NDArray[n
     frame = _Frame(view, middle)
     _paint(picture, x, y, scene.group.small, scene.small, direction * distance, place.small_radius, frame)
     _paint(picture, x, y, scene.group.large, scene.large, np.zeros(2), place.large_radius, frame)
-    _mark(picture, x, y, scene, frame)
+    _mark(picture, scene, frame)
     picture *= np.array(view.gain)
     picture += _noise(view, size)
     return np.asarray(np.clip(np.rint(picture * 255), 0, 255), dtype=np.uint8)
@@ -154,12 +154,12 @@ def _paint(
     picture[:] = picture * (1 - cover) + (edge * (cover - inner) + colours * inner)
 
 
-def _mark(picture: Points, x: Points, y: Points, scene: Scene, frame: _Frame) -> None:
+def _mark(picture: Points, scene: Scene, frame: _Frame) -> None:
     place = scene.arrangement
     angle = math.radians(place.mark_angle)
     centre = np.array([math.cos(angle), math.sin(angle)]) * place.mark_distance * place.large_radius
     disc = _circle(0)[0] * place.mark_radius * place.large_radius
-    cover = _cover(frame.to_picture(centre + disc), len(x))[..., None]
+    cover = _cover(frame.to_picture(centre + disc), len(picture))[..., None]
     # Half light, half dark whatever its hue, so that it never reads as a third coloured thing.
     value = 1.0 if place.mark_hue < 180 else 0.12
     picture[:] = picture * (1 - cover) + np.array(colorsys.hsv_to_rgb(place.mark_hue / 360, 0.25, value)) * cover

@@ -97,8 +97,8 @@ class WorldSize:
 
 SIZES: Final[dict[Split, WorldSize]] = {
     "train": WorldSize(groups=320, scenes_per_group=8, views=10),
-    "val": WorldSize(groups=60, scenes_per_group=4, views=4),
-    "test": WorldSize(groups=120, scenes_per_group=5, views=6),
+    "val": WorldSize(groups=150, scenes_per_group=3, views=3),
+    "test": WorldSize(groups=300, scenes_per_group=4, views=3),
 }
 
 

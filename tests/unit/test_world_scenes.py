@@ -15,8 +15,15 @@ from world.scenes import SIZES, SPLITS, Group, Kind, WorldSize, build_groups, bu
 SEED = 1
 _COLOURS = {"red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink"}
 _SYNONYMS = {
-    **{"big": "large", "little": "small", "disc": "circle", "crescent": "moon", "solid": "plain", "spotted": "dotted"},
-    **{"over": "above", "under": "below", "beneath": "below"},
+    "big": "large",
+    "little": "small",
+    "disc": "circle",
+    "crescent": "moon",
+    "solid": "plain",
+    "spotted": "dotted",
+    "over": "above",
+    "under": "below",
+    "beneath": "below",
 }
 
 
