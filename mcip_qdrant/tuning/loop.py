@@ -203,7 +203,11 @@ class Loop:
         with torch.no_grad():
             for name, value in self.trainee.moving():
                 value.copy_(self.state.moving[name])
+        # The settings of this start, not those that were saved: they are equal unless a person changed them.
+        settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(self.state.optimizer)
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
         if self.state.scaler:
             self.scaler.load_state_dict(self.state.scaler)
         self.state.moving, self.state.optimizer = {}, {}

@@ -133,4 +133,4 @@ class TuneReport:
 
     def as_json(self) -> dict[str, Any]:
         """For `report.json` and `--json`."""
-        return {**asdict(self), "model": str(self.model)}
+        return {**asdict(self), "model": str(self.model), "notices": list(self.notices)}

@@ -96,7 +96,7 @@ def test_the_table_holds_what_brute_force_finds(student_files: tuple[str, Path],
     report = find_captions(_config(student_files, table, tmp_path / "found", threshold=-1.0))
     rows = [json.loads(line) for line in report.table.read_text().splitlines()]
     vectors = np.load(tmp_path / "found/image_vectors.npy")
-    model, _, preprocess = open_clip.create_model_and_transforms(student_files[0])
+    model, _, _ = open_clip.create_model_and_transforms(student_files[0])
     model.load_state_dict(torch.load(student_files[1], weights_only=True))
     with torch.inference_mode():
         texts = model.eval().encode_text(open_clip.get_tokenizer(student_files[0])(TEXTS), normalize=True).numpy()
