@@ -38,11 +38,11 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One query with its value of a figure, what would have been right (in words), and the nearest answers."""
+    """One query with its value of a figure, what would have been right (a picture, or words), and the nearest answers."""
 
     query: Shown
     value: float
-    wanted: str
+    wanted: Shown
     neighbours: Sequence[Neighbour]
 
 
@@ -50,7 +50,7 @@ class Example:
 class Evaluation:
     """One protocol on one model.
 
-    `sizes` tells what was measured on (images, classes, queries …); `examples` are the worst queries of the first figure;
+    `sizes` tells what was measured on (images, classes, queries …); `examples` are the worst queries of the figure `examples_of`;
     `facts` is what else is worth knowing, by name.
     """
 
@@ -64,6 +64,7 @@ class Evaluation:
     notices: Sequence[str] = ()
     failures: Sequence[Failure] = ()
     examples: Sequence[Example] = ()
+    examples_of: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def figure(self, name: str) -> Figure:

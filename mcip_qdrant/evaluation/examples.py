@@ -23,7 +23,7 @@ def worst_queries(
     *,
     show_query: Callable[[int], Shown],
     show_item: Callable[[int], Shown],
-    wanted: Callable[[int], str],
+    wanted: Callable[[int], Shown],
     is_right: Callable[[int, int], bool],
     leave_out_self: bool = False,
 ) -> list[Example]:
@@ -31,7 +31,7 @@ def worst_queries(
 
     Args:
         show_query, show_item: what to show for a row of `queries` and of `database`.
-        wanted: what would have been right, in words.
+        wanted: what would have been right, as a picture or in words.
         is_right: whether (query row, database row) is a right answer.
         leave_out_self: the query is a row of the database and is not an answer to itself.
     """

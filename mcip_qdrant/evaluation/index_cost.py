@@ -108,6 +108,7 @@ def index_cost(searches: Searches, embedder: Embedder, questions: Questions) -> 
         facts=_times(
             "index", {"image": [one.index.seconds for one in images], "text": [one.index.seconds for one in texts]}
         ),
+        examples_of="index recall",
         examples=[
             example
             for asked, figure in ((images, exact.figures[0].name), (texts, f"index recall@{questions.ks[0]}, texts"))

@@ -26,7 +26,7 @@ def write_page(report: Report, path: Path) -> None:
         SourceError: it cannot be written.
     """
     try:
-        path.write_text(page(report), encoding="utf-8")
+        path.write_text(page(report), encoding="utf-8", errors="backslashreplace")
     except OSError as exc:
         raise SourceError(f"--html {path}: cannot be written: {exc.strerror}") from exc
 
@@ -68,17 +68,14 @@ def page(report: Report) -> str:
         if published is not None
         else None,
         notices=report.notices,
-        failures=[
-            {"name": show(str(failure.path)), "reason": str(failure.reason), "message": failure.message}
-            for failure in report.first.failures
-        ],
+        failures=[{"reason": str(failure.reason), "message": failure.message} for failure in report.first.failures],
         galleries=_galleries(report),
     )
 
 
 def _galleries(report: Report) -> Sequence[Mapping[str, Any]]:
     return [
-        {"label": label, "figure": report.rows[0].name, "examples": _examples(evaluation)}
+        {"label": label, "figure": evaluation.examples_of, "examples": _examples(evaluation)}
         for label, evaluation in zip(report.labels, report.evaluations, strict=True)
         if evaluation.examples
     ]
@@ -89,7 +86,7 @@ def _examples(evaluation: Evaluation) -> list[Mapping[str, Any]]:
         {
             "query": _shown(example.query),
             "value": "-" if math.isnan(example.value) else f"{100 * example.value:.1f}",
-            "wanted": example.wanted,
+            "wanted": _shown(example.wanted),
             "neighbours": [
                 {"shown": _shown(one.shown), "similarity": f"{one.similarity:.3f}", "right": one.right}
                 for one in example.neighbours
@@ -103,7 +100,7 @@ def _shown(what: Shown) -> Mapping[str, str | None]:
     """A picture as a data URI with its name, or a text."""
     if isinstance(what, str):
         return {"text": what, "picture": None, "name": None}
-    return {"text": None, "picture": _thumbnail(what), "name": show(what.name)}
+    return {"text": None, "picture": _thumbnail(what), "name": show(f"{what.parent.name}/{what.name}")}
 
 
 def _thumbnail(path: Path) -> str | None:

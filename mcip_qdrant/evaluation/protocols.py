@@ -121,6 +121,7 @@ def revisited(embedder: Embedder, images: RevisitedImages) -> Evaluation:
         figures=figures,
         failures=(*database.failures, *queries.failures),
         examples=examples,
+        examples_of="mAP medium",
     )
 
 
@@ -216,12 +217,13 @@ def captions(embedder: Embedder, images: LabelledImages, ks: Sequence[int] = (1,
         found.vectors,
         show_query=lambda query: texts[query],
         show_item=lambda item: data.paths[item],
-        wanted=lambda query: data.paths[image_of[query]].name,
+        wanted=lambda query: data.paths[image_of[query]],
         is_right=lambda query, item: bool(image_of[query] == item),
     )
     rule = "recall@k between captions and images"
     evaluation = _evaluation(embedder, rule, data, found, figures, examples)
-    return replace(evaluation, sizes={"images": len(data), "captions": len(texts)})
+    sizes = {"images": len(data), "captions": len(texts)}
+    return replace(evaluation, sizes=sizes, examples_of=figures[min(1, len(ks) - 1)].name)
 
 
 def _embedded(embedder: Embedder, images: LabelledImages, what: str) -> tuple[LabelledImages, EmbeddedImages]:
@@ -290,4 +292,5 @@ def _evaluation(
         notices=(*data.notices, *notices),
         failures=found.failures,
         examples=examples,
+        examples_of=figures[0].name,
     )

@@ -153,6 +153,10 @@ def as_text(report: Report) -> str:
         lines.append(cells)
     parts = [report.title, f"  {report.first.rule}", f"  images: {report.first.preparation}"]
     parts += [f"  images of B: {report.evaluations[1].preparation}"] if _differ(report) else []
+    parts += [
+        f"  {label}: {evaluation.variant}, space_id {evaluation.space_id[:12]}"
+        for label, evaluation in zip(report.labels, report.evaluations, strict=True)
+    ]
     parts += [f"  data: {data(report.first)}", "", *table(lines), "", f"  {interval_note(report)}"]
     parts += [f"  {name}: {fact}" for evaluation in report.evaluations for name, fact in evaluation.facts.items()]
     if report.published is not None:
@@ -180,7 +184,7 @@ def percent(one: Estimate, *, signed: bool = False) -> str:
     if math.isnan(one.value):
         return "-"
     shown = f"{100 * one.value:{sign}.2f}"
-    return shown if math.isnan(one.low) else f"{shown} [{100 * one.low:{sign}.2f}, {100 * one.high:{sign}.2f}]"
+    return shown if not one.low < one.high else f"{shown} [{100 * one.low:{sign}.2f}, {100 * one.high:{sign}.2f}]"
 
 
 def table(lines: Sequence[Sequence[str]]) -> list[str]:

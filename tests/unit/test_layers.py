@@ -30,8 +30,18 @@ TUNING_LAYERS = {
     **dict.fromkeys(("build", "captions"), 4),
     "run": 5,
 }
+EVALUATION_LAYERS = {
+    **dict.fromkeys(("cache", "checkpoint", "datasets", "gnd", "model", "preparation"), 0),
+    **dict.fromkeys(("ranking", "scores", "searches", "similarity"), 0),
+    **dict.fromkeys(("bootstrap", "layouts", "metrics", "rows"), 1),
+    "embed": 2,
+    **dict.fromkeys(("evaluation", "prompts"), 3),
+    **dict.fromkeys(("answers", "examples", "published"), 4),
+    **dict.fromkeys(("index_cost", "protocols", "report"), 5),
+    "page": 6,
+}
 # Packages of the command line and of its offline work; nothing of the core imports them.
-APART = {"cli", "tuning"}
+APART = {"cli", "evaluation", "tuning"}
 
 
 def _imports(path: Path) -> set[str]:
@@ -52,18 +62,16 @@ def _modules(folder: str) -> list[Path]:
 
 
 CORE = [path for path in _modules("mcip_qdrant") if not APART & set(path.parts)]
+EVALUATION = [path for path in _modules("mcip_qdrant/evaluation") if path.stem != "__init__"]
 TUNING = [path for path in _modules("mcip_qdrant/tuning") if path.stem != "__init__"]
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
 def test_core_imports_neither_export_nor_workers_nor_anything_heavy(path: Path) -> None:
     names = _imports(path)
+    others = ("export", "workers", *sorted(APART))
     assert (
-        not {
-            name
-            for name in names
-            if name.startswith(("mcip_qdrant.export", "mcip_qdrant.workers", "mcip_qdrant.cli", "mcip_qdrant.tuning"))
-        }
+        not {name for name in names if name.startswith(tuple(f"mcip_qdrant.{other}" for other in others))}
         or path.stem == "__main__"
     )
     assert not {name.split(".")[0] for name in names} & (HEAVY | {"celery", "kombu", "redis", "workers", "export"})
@@ -101,6 +109,21 @@ def test_tuning_flows_one_way_too(path: Path) -> None:
     wrong = {name for name in below if TUNING_LAYERS.get(name, -1) >= TUNING_LAYERS[path.stem]}
     assert not wrong, f"{path.stem} imports {wrong}"
     assert not {name for name in names if name.startswith(("mcip_qdrant.workers", "mcip_qdrant.cli"))}
+
+
+@pytest.mark.parametrize("path", EVALUATION, ids=lambda path: path.stem)
+def test_evaluation_flows_one_way_and_only_its_checkpoint_reader_knows_torch(path: Path) -> None:
+    names = _imports(path)
+    below = {name.split(".")[2] for name in names if name.startswith("mcip_qdrant.evaluation.")}
+    wrong = {name for name in below if EVALUATION_LAYERS.get(name, -1) >= EVALUATION_LAYERS[path.stem]}
+    assert not wrong, f"{path.stem} imports {wrong}"
+    assert not {
+        name for name in names if name.startswith(("mcip_qdrant.workers", "mcip_qdrant.cli", "mcip_qdrant.tuning"))
+    }
+    if path.stem != "checkpoint":
+        assert "checkpoint" not in below
+        assert not {name.split(".")[0] for name in names} & HEAVY
+        assert not {name for name in names if name.startswith("mcip_qdrant.export")}
 
 
 @pytest.mark.parametrize("folder", ["mcip_qdrant", "export", "workers"])
