@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -40,9 +41,9 @@ CAPTION_VIEWS = 2
 # model that was trained for minutes; the views of the world are augmentation enough.
 PLAIN = ("--squash", 1, "--flip", 0, "--brightness", 0, "--contrast", 0, "--saturation", 0, "--patch-dropout", 0)
 QUIET = ("--no-tensorboard", "--no-grad-checkpointing", "--tests-per-epoch", 1, "--save-every", 50)
-CONTRASTIVE = ("--epochs", 8, "--batch-size", 256, "--lr", 1e-3, "--warmup-steps", 200, "--weight-decay", 0.05)
-MARGIN = ("--epochs", 4, "--lr", 3e-4, "--lr-min", 0, "--proxy-lr", 1e-2)
-REALIGN = ("--epochs", 6, "--batch-size", 512, "--lr", 5e-4, "--weight-decay", 0.05, "--text-tensors", 0)
+CONTRASTIVE = ("--epochs", 6, "--batch-size", 256, "--lr", 1e-3, "--warmup-steps", 200, "--weight-decay", 0.05)
+MARGIN = ("--epochs", 3, "--lr", 3e-4, "--lr-min", 0, "--proxy-lr", 1e-2)
+REALIGN = ("--epochs", 5, "--batch-size", 512, "--lr", 5e-4, "--weight-decay", 0.05, "--text-tensors", 0)
 CAPTIONS = ("--top", 20, "--threshold", 0.75)
 
 
@@ -97,24 +98,33 @@ def command_line(stage: Stage, seed: int, work: Path) -> list[str]:
     return [str(item) for item in (*made, *stage.arguments)]
 
 
-def run_stage(stage: Stage, seed: int, work: Path) -> float:
-    """Run a stage unless it is finished; returns the seconds it took, over all its starts."""
+def commands(seed: int) -> list[str]:
+    """Every stage of a seed as a user would type it in the repository."""
+    return [" ".join(["mcip-qdrant", *command_line(stage, seed, Path("build/small-world"))]) for stage in STAGES]
+
+
+def run_stage(stage: Stage, seed: int, work: Path) -> dict[str, float]:
+    """Run a stage unless it is finished; returns the seconds by the clock and on the CPUs of the start that finished it."""
     folder = work / f"seed-{seed}" / stage.name
     note = folder / "seconds.json"
-    if note.is_file():
-        return float(json.loads(note.read_text()))
-    arguments = command_line(stage, seed, work)
-    print(f"\n$ mcip-qdrant {' '.join(arguments)}", flush=True)
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "mcip_qdrant", *arguments], check=True, cwd=REPOSITORY)
-    seconds = round(time.monotonic() - began, 1)
-    note.write_text(json.dumps(seconds))
-    return seconds
+    if not note.is_file():
+        arguments = command_line(stage, seed, work)
+        print("\n$ mcip-qdrant", *arguments, flush=True)
+        began, used = time.monotonic(), _cpu_seconds()
+        subprocess.run([sys.executable, "-m", "mcip_qdrant", *arguments], check=True, cwd=REPOSITORY)
+        taken = {"clock": round(time.monotonic() - began), "cpu": round(_cpu_seconds() - used)}
+        note.write_text(json.dumps(taken))
+    known: dict[str, float] = json.loads(note.read_text())
+    return known
 
 
-def figures_of(checkpoint: Path, folder: Path, split: Sequence[Picture]) -> dict[str, float]:
-    """Figures of a checkpoint on a split in `folder`, kept beside the checkpoint."""
-    kept = checkpoint.with_name("figures.json")
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def figures_of(checkpoint: Path, folder: Path, split: Sequence[Picture], kept: Path) -> dict[str, float]:
+    """Figures of a checkpoint on a split in `folder`; measured once, then read from `kept`."""
     if not kept.is_file():
         images, encode = encoders(checkpoint)
         found = measure(split, images([folder / picture.path for picture in split]), encode)
@@ -165,25 +175,23 @@ def prepare(work: Path, jobs: int) -> dict[str, list[Picture]]:
 def run_seed(seed: int, work: Path, made: dict[str, list[Picture]]) -> None:
     """All stages of one seed, their figures on the test split, and the result file."""
     seconds = {stage.name: run_stage(stage, seed, work) for stage in STAGES}
-    folders = {name: work / f"seed-{seed}" / name for name in ROWS}
-    models = {
-        name: figures_of(folder / "model.pth", work / "data" / "test", made["test"]) for name, folder in folders.items()
-    }
+    models = {}
+    for name in ROWS:
+        folder = work / f"seed-{seed}" / name
+        models[name] = figures_of(folder / "model.pth", work / "data" / "test", made["test"], folder / "figures.json")
     found = {
         "seed": seed,
         "world_seed": WORLD_SEED,
-        "data_hash": test_hash(work),
+        "data_hash": hash_of_test_split(work),
         "figures": models,
         "seconds": seconds,
-        "commands": [
-            f"mcip-qdrant {' '.join(command_line(stage, seed, Path('build/small-world')))}" for stage in STAGES
-        ],
+        "commands": commands(seed),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"seed-{seed}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def test_hash(work: Path) -> str:
+def hash_of_test_split(work: Path) -> str:
     """Data hash of the test split, computed once."""
     kept = work / "data" / "hash.txt"
     if not kept.is_file():
@@ -217,8 +225,10 @@ def write_page() -> None:
     head, rest = text.split(begin)
     tail = rest.split(end)[1]
     seeds = ", ".join(str(result["seed"]) for result in found)
-    minutes = statistics.mean(sum(result["seconds"].values()) for result in found) / 60
-    note = f"Seeds that have run: {seeds}. Mean over them, lowest and highest in brackets; {minutes:.0f} minutes a seed where it ran."
+    cpu = statistics.mean(sum(stage["cpu"] for stage in result["seconds"].values()) for result in found) / 60
+    note = (
+        f"Seeds that have run: {seeds}. Mean over them, lowest and highest in brackets. {cpu:.0f} CPU minutes a seed."
+    )
     PAGE.write_text(f"{head}{begin}\n{note}\n\n" + "\n".join(table(found)) + f"\n{end}{tail}", encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 Written as the folder that open_clip calls `local-dir:`: `open_clip_config.json`, `tokenizer.json`,
 `tokenizer_config.json`. The committed copy is `demo/world/model`; a test proves that it is what this module writes.
+Trained weights lie beside it in `weights`, with a card that says how they were made.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from world.captions import words
 from world.render import PICTURE_SIZE
 
 FOLDER: Final = Path(__file__).parent / "model"
+WEIGHTS: Final = Path(__file__).parent / "weights" / "small-world.fp16.safetensors"
+CARD: Final = WEIGHTS.with_name("small-world.json")
 _PAD, _START, _UNKNOWN, _END = "<pad>", "<start>", "<unk>", "<end>"
 _CONTEXT: Final = 20
 

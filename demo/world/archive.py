@@ -64,19 +64,7 @@ def write_split(
     else:
         with ProcessPoolExecutor(jobs) as pool:
             list(pool.map(work, made, chunksize=200))
-    lines = [
-        json.dumps(
-            {
-                "image": picture.path,
-                "class": f"{picture.scene.number:07d}",
-                "captions": [caption.text for caption in picture.captions],
-            }
-        )
-        for picture in made
-    ]
-    partial_table = table.with_suffix(".partial")
-    partial_table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial_table.replace(table)
+    _write_table(table, made)
     return made
 
 
@@ -97,3 +85,17 @@ def _write(folder: Path, seed: int, pixels: int, picture: Picture) -> None:
     path.parent.mkdir(exist_ok=True)
     view = random_view(picture.scene, picture.view, seed=seed)
     path.write_bytes(jpeg(draw(picture.scene, view, size=pixels), view))
+
+
+def _write_table(table: Path, made: Iterable[Picture]) -> None:
+    rows = [
+        {
+            "image": picture.path,
+            "class": f"{picture.scene.number:07d}",
+            "captions": [caption.text for caption in picture.captions],
+        }
+        for picture in made
+    ]
+    unfinished = table.with_suffix(".partial")
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished.replace(table)

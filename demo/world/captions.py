@@ -102,10 +102,10 @@ def caption_scene(scene: Scene, view: int, *, seed: int, count: int = _CAPTIONS)
         if chance(0.5):
             mentions.reverse()
             relation = _OPPOSITE[relation]
-        if complete or chance(0.6):
+        if complete or chance(0.4):
             claim = Claim(mentions[0], mentions[1], relation)
             text = f"{say(mentions[0])} {one_of(_RELATION_WORDS[relation])} {say(mentions[1])}"
-        elif chance(0.4):
+        elif chance(0.25):
             claim = Claim(mentions[0], mentions[1])
             text = f"{say(mentions[0])} and {say(mentions[1])}"
         else:
