@@ -113,7 +113,8 @@ class Searches:
 
     def search(self, vector: NDArray[np.float32], limit: int, *, exact: bool) -> Answer:
         """The `limit` nearest points, by comparing every vector in full precision, or as the index finds them."""
-        params = self._exact() if exact else self._by_index()
+        # Embedded mode compares every vector anyway, and warns about settings that it does not have.
+        params = None if self.store.embedded else self._exact() if exact else self._by_index()
         query = vector.tolist()
         start = time.perf_counter()
         answer = self.store.call(

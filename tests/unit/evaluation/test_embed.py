@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +96,34 @@ def test_the_cache_saves_the_work_of_the_same_space_preparation_and_file(picture
     again.space_id = "d0" * 32
     assert Embedder(again, cache=cache).images(pictures[:10]).kept.all()
     assert again.images == 101
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from evaluation_support import MeanColours
+from mcip_qdrant.evaluation.embed import Embedder
+
+class Killed(MeanColours):
+    def encode_pixels(self, pixels):
+        if self.images >= 64:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_pixels(pixels)
+
+Embedder(Killed(), cache=Path(sys.argv[1])).images([Path(name) for name in sys.argv[2:]])
+"""
+
+
+def test_a_killed_evaluation_keeps_what_it_had(pictures: list[Path], tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path), *map(str, pictures)], env=environment, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    again = MeanColours()
+    found = Embedder(again, cache=tmp_path).images(pictures)
+    assert again.images == len(pictures) - 64
+    np.testing.assert_array_equal(found.vectors[:], Embedder(MeanColours()).images(pictures).vectors[:])
 
 
 def test_a_damaged_cache_is_embedded_anew(pictures: list[Path], tmp_path: Path) -> None:
