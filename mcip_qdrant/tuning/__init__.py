@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from mcip_qdrant.tuning.config import TuneConfig
     from mcip_qdrant.tuning.hyper import HyperParameters, hyper_parameters
     from mcip_qdrant.tuning.listener import Listener
-    from mcip_qdrant.tuning.run import run
     from mcip_qdrant.tuning.state import TuneReport
+    from mcip_qdrant.tuning.train import run
 
 _HOME = {
     "HyperParameters": "hyper",
@@ -19,7 +19,7 @@ _HOME = {
     "TuneConfig": "config",
     "TuneReport": "state",
     "hyper_parameters": "hyper",
-    "run": "run",
+    "run": "train",
 }
 
 __all__ = ["HyperParameters", "Listener", "TuneConfig", "TuneReport", "hyper_parameters", "run"]
