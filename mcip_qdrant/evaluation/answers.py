@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
@@ -23,12 +23,16 @@ _SAME_SCORE: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One query with both answers; `point` is the row of the point that it is or belongs to, None for a text of nobody's."""
+    """One query with its answers; `point` is the row of the point that it is or belongs to, None for a text of nobody's.
+
+    `exact` is one long list. `index` holds an answer for each length asked for: HNSW looks at least at as many candidates as
+    are asked for, so the first ten of a hundred are better than the ten that an application gets.
+    """
 
     point: int | None
     shown: Shown
     exact: Answer
-    index: Answer
+    index: Mapping[int, Answer]
 
 
 @dataclass(slots=True)
@@ -77,15 +81,15 @@ def image_figures(
     """
     each = np.arange(len(asked), dtype=np.int64)
     for k in ks:
-        yield _both(f"index recall@{k}, images", asked, each, "query", partial(nearest_found, k=k))
+        yield _both(f"index recall@{k}, images", asked, each, "query", partial(nearest_found, k=k), k)
     if not archive.names:
         return
     labels = np.array([archive.labels[_row(one)] for one in asked], dtype=np.int64)
-    rules: dict[str, _Rule] = {f"R@{k}, images": partial(_among_first, k=k) for k in ks}
-    rules[f"mAP@{depth}, images"] = partial(_cut_precision, depth=depth)
-    rules["k-NN accuracy, images"] = partial(_vote, classes=len(archive.names))
-    for name, rule in rules.items():
-        yield _both(name, asked, labels, "class", partial(_by_class, archive=archive, rule=rule))
+    rules: list[tuple[str, _Rule, int]] = [(f"R@{k}, images", partial(_among_first, k=k), k) for k in ks]
+    rules.append((f"mAP@{depth}, images", partial(_cut_precision, depth=depth), depth))
+    rules.append(("k-NN accuracy, images", partial(_vote, classes=len(archive.names)), NEIGHBOURS))
+    for name, rule, length in rules:
+        yield _both(name, asked, labels, "class", partial(_by_class, archive=archive, rule=rule), length)
 
 
 def text_figures(asked: Sequence[Asked], archive: Archive, ks: Sequence[int]) -> Iterator[tuple[Figure, Figure]]:
@@ -94,15 +98,22 @@ def text_figures(asked: Sequence[Asked], archive: Archive, ks: Sequence[int]) ->
         [-1 - place if one.point is None else one.point for place, one in enumerate(asked)], dtype=np.int64
     )
     for k in ks:
-        yield _both(f"index recall@{k}, texts", asked, groups, "image", partial(nearest_found, k=k))
+        yield _both(f"index recall@{k}, texts", asked, groups, "image", partial(nearest_found, k=k), k)
     if any(one.point is not None for one in asked):
         for k in ks:
-            yield _both(f"text-to-image R@{k}", asked, groups, "image", partial(_own_image, archive=archive, k=k))
+            yield _both(f"text-to-image R@{k}", asked, groups, "image", partial(_own_image, archive=archive, k=k), k)
 
 
-def _both(name: str, asked: Sequence[Asked], groups: NDArray[np.int64], by: str, judge: Judge) -> tuple[Figure, Figure]:
+def lengths(ks: Sequence[int], depth: int, *, classes: bool) -> list[int]:
+    """How long the index's answers must be for all figures."""
+    return sorted({*ks, *((depth, NEIGHBOURS) if classes else ())})
+
+
+def _both(
+    name: str, asked: Sequence[Asked], groups: NDArray[np.int64], by: str, judge: Judge, length: int
+) -> tuple[Figure, Figure]:
     exact = PerQuery(np.array([judge(one, one.exact) for one in asked], dtype=np.float64))
-    index = PerQuery(np.array([judge(one, one.index) for one in asked], dtype=np.float64))
+    index = PerQuery(np.array([judge(one, one.index[length]) for one in asked], dtype=np.float64))
     return Figure(name, exact, groups, by), Figure(name, index, groups, by)
 
 

@@ -7,15 +7,16 @@ vectors alone: an index that loses nothing for pictures can lose a lot for texts
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcip_qdrant.errors import SourceError
-from mcip_qdrant.evaluation.answers import Archive, Asked, image_figures, text_figures
+from mcip_qdrant.evaluation.answers import Archive, Asked, image_figures, lengths, text_figures
 from mcip_qdrant.evaluation.datasets import NO_CLASS
 from mcip_qdrant.evaluation.embed import Embedder, Watch
 from mcip_qdrant.evaluation.evaluation import Evaluation, Example, Neighbour, Shown
@@ -50,8 +51,8 @@ class Questions:
 def index_cost(searches: Searches, embedder: Embedder, questions: Questions) -> tuple[Evaluation, Evaluation]:
     """Ask everything twice. Returns the evaluation of exact search and that of the index.
 
-    * index recall@k: the share of the k nearest by exact search that the index returns among its first k. An item that is
-      as similar as the k-th (within 1e-6) is as good as it. Image queries are the vectors of points, the point itself left
+    * index recall@k: the share of the k nearest by exact search that the index returns when it is asked for k. An item that
+      is as similar as the k-th (within 1e-6) is as good as it. Image queries are the vectors of points, the point itself left
       out; text queries are captions or texts given.
     * With classes: R@k and mAP@depth with the query left out (AP cut off at `depth`, divided by the right images that can be
       there), and the accuracy of 21 weighted neighbours. With captions: text-to-image R@k.
@@ -64,22 +65,16 @@ def index_cost(searches: Searches, embedder: Embedder, questions: Questions) -> 
     archive = _listed(searches, questions, watch)
     drawn = np.random.default_rng(questions.seed).permutation(len(archive.points))[: questions.sample]
     chosen = np.sort(drawn).tolist()
-    limit = max(questions.depth, *questions.ks) + 1 + _MARGIN
     pictures = [(place, _shown(archive.points[place])) for place in chosen]
     vectors = searches.vectors([archive.points[place].id for place in chosen])
-    images = [
-        replace(asked, exact=asked.exact.without(own), index=asked.index.without(own))
-        for asked, own in zip(
-            _ask(searches, vectors, pictures, limit, watch, "image queries"),
-            (archive.points[place].id for place in chosen),
-            strict=True,
-        )
-    ]
+    wanted = lengths(questions.ks, questions.depth, classes=bool(archive.names))
+    own = [archive.points[place].id for place in chosen]
+    images = _ask(searches, vectors, pictures, wanted, watch, "image queries", own=own)
     written = _texts(archive, chosen, questions)
     texts = []
     if written:
         encoded = embedder.texts([text for _, text in written])
-        texts = _ask(searches, encoded, written, limit, watch, "text queries")
+        texts = _ask(searches, encoded, written, sorted(questions.ks), watch, "text queries")
     judged = [*image_figures(images, archive, questions.ks, questions.depth)]
     judged += text_figures(texts, archive, questions.ks) if texts else ()
     info = searches.info()
@@ -94,28 +89,23 @@ def index_cost(searches: Searches, embedder: Embedder, questions: Questions) -> 
         preparation="as stored in the collection",
         sizes=sizes,
         figures=[pair[0] for pair in judged],
-        facts=_times(
-            "exact search",
-            {"image": [one.exact.seconds for one in images], "text": [one.exact.seconds for one in texts]},
-        ),
+        facts=_times("exact search", images, texts, lambda one: {len(one.exact.ids): one.exact.seconds}),
     )
+    shown_k = questions.ks[min(1, len(questions.ks) - 1)]
+    scores = {pair[1].name: pair[1].score.values for pair in judged}
     index = replace(
         exact,
         model="index",
         variant=describe_index(info, searches.settings),
         figures=[pair[1] for pair in judged],
         notices=_notices(info, searches, len(archive.points)),
-        facts=_times(
-            "index", {"image": [one.index.seconds for one in images], "text": [one.index.seconds for one in texts]}
-        ),
-        examples_of="index recall",
+        facts=_times("index", images, texts, lambda one: {k: one.index[k].seconds for k in questions.ks}),
+        examples_of=f"index recall@{shown_k}",
         examples=[
             example
-            for asked, figure in ((images, exact.figures[0].name), (texts, f"index recall@{questions.ks[0]}, texts"))
+            for asked, kind in ((images, "images"), (texts, "texts"))
             if asked
-            for example in _examples(
-                asked, archive, next(pair[1].score.values for pair in judged if pair[1].name == figure)
-            )
+            for example in _examples(asked, archive, scores[f"index recall@{shown_k}, {kind}"], shown_k)
         ],
     )
     return exact, index
@@ -161,33 +151,40 @@ def _ask(
     searches: Searches,
     vectors: Rows,
     queries: Sequence[tuple[int | None, Shown]],
-    limit: int,
+    wanted: Sequence[int],
     watch: Watch,
     what: str,
+    *,
+    own: Sequence[str] | None = None,
 ) -> list[Asked]:
+    """Each query by exact search, once, and by the index, once for each length; `own` are ids to leave out of the answers."""
     watch.begin(what, len(queries))
+    extra = 0 if own is None else 1
     asked = []
     for place, (point, shown) in enumerate(queries):
         vector = vectors[place : place + 1][0]
-        asked.append(
-            Asked(
-                point,
-                shown,
-                exact=searches.search(vector, limit, exact=True),
-                index=searches.search(vector, limit, exact=False),
-            )
-        )
+        left_out = "" if own is None else own[place]
+        longest = max(wanted) + _MARGIN
+        exact = searches.search(vector, longest + extra, exact=True).without(left_out, longest)
+        index = {
+            length: searches.search(vector, length + extra, exact=False).without(left_out, length) for length in wanted
+        }
+        asked.append(Asked(point, shown, exact, index))
         watch.advance(1)
     return asked
 
 
-def _times(name: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, str]:
-    """Median milliseconds of a query, one at a time, transport included."""
-    return {
-        f"{name}, median of {kind} queries": f"{1000 * float(np.median(taken)):.2f} ms"
-        for kind, taken in seconds.items()
-        if taken
-    }
+def _times(
+    name: str, images: Sequence[Asked], texts: Sequence[Asked], seconds: Callable[[Asked], Mapping[int, float]]
+) -> dict[str, str]:
+    """Median milliseconds of a query for each number of answers, one query at a time, transport included."""
+    facts = {}
+    for kind, asked in (("image", images), ("text", texts)):
+        taken = [seconds(one) for one in asked]
+        for length in sorted({length for one in taken for length in one}):
+            median = float(np.median([one[length] for one in taken if length in one]))
+            facts[f"{name}, median of {kind} queries for {length} answers"] = f"{1000 * median:.2f} ms"
+    return facts
 
 
 def _notices(info: models.CollectionInfo, searches: Searches, points: int) -> list[str]:
@@ -204,17 +201,16 @@ def _notices(info: models.CollectionInfo, searches: Searches, points: int) -> li
     return notices
 
 
-def _examples(
-    asked: Sequence[Asked], archive: Archive, values: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> list[Example]:
+def _examples(asked: Sequence[Asked], archive: Archive, values: NDArray[np.float64], k: int) -> list[Example]:
     shown = []
     for place in np.argsort(values, kind="stable")[:_WORST]:
         one = asked[int(place)]
-        near = set(one.exact.ids[:_SHOWN])
+        near = set(one.exact.ids[:k])
+        found = list(zip(one.index[k].ids, one.index[k].scores, strict=True))[:_SHOWN]
         neighbours = [
-            Neighbour(_shown(archive.points[archive.row[found]]), float(score), found in near)
-            for found, score in list(zip(one.index.ids, one.index.scores, strict=True))[:_SHOWN]
-            if found in archive.row
+            Neighbour(_shown(archive.points[archive.row[item]]), float(score), item in near)
+            for item, score in found
+            if item in archive.row
         ]
-        shown.append(Example(one.shown, float(values[place]), f"the same {_SHOWN} as exact search", neighbours))
+        shown.append(Example(one.shown, float(values[place]), f"the {k} nearest by exact search", neighbours))
     return shown

@@ -39,9 +39,9 @@ class Answer:
     scores: NDArray[np.float64]
     seconds: float
 
-    def without(self, point: str) -> Answer:
-        """The same without one point: a query that is itself in the collection."""
-        keep = [place for place, found in enumerate(self.ids) if found != point]
+    def without(self, point: str, length: int) -> Answer:
+        """The first `length` without one point: a query that is itself in the collection."""
+        keep = [place for place, found in enumerate(self.ids) if found != point][:length]
         return Answer([self.ids[place] for place in keep], self.scores[keep], self.seconds)
 
 

@@ -349,7 +349,6 @@ def test_what_an_index_costs(indexed: tuple[QdrantService, Any, Any], clip: Expo
     assert images < 0.95
     assert texts < 0.95
     assert said.report["figures"][0]["difference"]["high"] <= 0
-    assert said.value(f"mAP@{COUNT}, images", 1) < np.mean(precisions)
     variant = said.report["models"][1]["variant"]
     assert "HNSW m=4 ef_construct=8" in variant
     assert "binary quantization" in variant

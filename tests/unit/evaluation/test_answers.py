@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcip_qdrant.evaluation.answers import Archive, Asked, image_figures, nearest_found, text_figures
+from mcip_qdrant.evaluation.answers import Archive, Asked, image_figures, lengths, nearest_found, text_figures
 from mcip_qdrant.evaluation.metrics import caption_retrieval, full_ranking_map, recall_at_k
 from mcip_qdrant.evaluation.ranking import alone_on_top, votes
 from mcip_qdrant.evaluation.searches import Answer, Point
@@ -31,13 +31,14 @@ def answer(pairs: str) -> Answer:
     ],
 )
 def test_recall_against_exact_search(exact: str, index: str, k: int, expected: float) -> None:
-    one = Asked(None, "?", answer(exact), answer(index))
-    assert nearest_found(one, one.index, k) == pytest.approx(expected)
+    one = Asked(None, "?", answer(exact), {k: answer(index)})
+    assert nearest_found(one, one.index[k], k) == pytest.approx(expected)
     assert nearest_found(one, one.exact, k) == 1.0
 
 
 def test_leaving_out_the_query() -> None:
-    without = answer("a9 b8 c7").without("b")
+    assert answer("a9 b8 c7").without("x", 2).ids == ["a", "b"]
+    without = answer("a9 b8 c7").without("b", 2)
     assert without.ids == ["a", "c"]
     assert without.scores.tolist() == [0.9, 0.7]
 
@@ -63,8 +64,8 @@ def test_image_figures_of_exact_search_are_those_of_whole_rows(world: tuple[Any,
     vectors, labels, archive = world
     asked = []
     for place in range(80):
-        whole = searched(vectors, vectors[place], 80).without(str(place))
-        asked.append(Asked(place, "?", whole, whole))
+        whole = searched(vectors, vectors[place], 80).without(str(place), 80)
+        asked.append(Asked(place, "?", whole, dict.fromkeys(lengths([1, 5], 100, classes=True), whole)))
     found = {figure.name: figure.score.values for figure, _ in image_figures(asked, archive, [1, 5], 100)}
     assert (found["index recall@1, images"] == 1).all()
     peer = recall_at_k(vectors, labels, [1, 5])
@@ -92,7 +93,7 @@ def test_text_figures_of_exact_search_are_those_of_whole_rows(world: tuple[Any, 
     asked = []
     for text, place in zip(texts, image_of, strict=True):
         whole = searched(vectors, text, 30)
-        asked.append(Asked(int(place), "?", whole, whole))
+        asked.append(Asked(int(place), "?", whole, dict.fromkeys((1, 5), whole)))
     found = {figure.name: figure.score.values for figure, _ in text_figures(asked, archive, [1, 5])}
     peer = caption_retrieval(vectors, texts, image_of, [1, 5]).text_to_image
     for k in (1, 5):
@@ -101,14 +102,14 @@ def test_text_figures_of_exact_search_are_those_of_whole_rows(world: tuple[Any, 
 
 
 def test_texts_of_nobody_have_index_recall_only(world: tuple[Any, Any, Archive]) -> None:
-    one = Asked(None, "?", answer("a9 b8"), answer("b8 x1"))
+    one = Asked(None, "?", answer("a9 b8"), {1: answer("b8 x1")})
     names = [figure.name for figure, _ in text_figures([one], world[2], [1])]
     assert names == ["index recall@1, texts"]
 
 
 def test_a_cut_precision_counts_what_can_be_there() -> None:
     archive = Archive([Point(name, "", {}) for name in "abcdq"], np.array([0, 1, 0, 0, 0]), ["x", "y"])
-    one = Asked(4, "?", answer("a9 b8 c7 d6"), answer("b8 a7 z1"))
+    one = Asked(4, "?", answer("a9 b8 c7 d6"), dict.fromkeys((1, 2, 21), answer("b8 a7 z1")))
     exact, index = next(pair for pair in image_figures([one], archive, [1], 2) if pair[0].name == "mAP@2, images")
     assert exact.score.values[0] == pytest.approx(1 / 2)  # a at rank 1; of three others, two could be there
     assert index.score.values[0] == pytest.approx((1 / 2) / 2)  # a at rank 2
