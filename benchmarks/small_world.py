@@ -42,9 +42,9 @@ CAPTION_VIEWS = 2
 PLAIN = ("--squash", 1, "--flip", 0, "--brightness", 0, "--contrast", 0, "--saturation", 0, "--patch-dropout", 0)
 QUIET = ("--no-tensorboard", "--no-grad-checkpointing", "--tests-per-epoch", 1, "--save-every", 50)
 CONTRASTIVE = ("--epochs", 6, "--batch-size", 256, "--lr", 1e-3, "--warmup-steps", 200, "--weight-decay", 0.05)
-MARGIN = ("--epochs", 3, "--lr", 3e-4, "--lr-min", 0, "--proxy-lr", 1e-2)
+MARGIN = ("--epochs", 3, "--lr", 2e-4, "--lr-min", 0, "--proxy-lr", 1e-2)
 REALIGN = ("--epochs", 5, "--batch-size", 512, "--lr", 5e-4, "--weight-decay", 0.05, "--text-tensors", 0)
-CAPTIONS = ("--top", 20, "--threshold", 0.75)
+CAPTIONS = ("--top", 20, "--threshold", 0.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,11 @@ class Stage:
 
 STAGES = (
     Stage("base", "contrastive", None, TABLE, (*CONTRASTIVE, *PLAIN, *QUIET)),
-    Stage("gpr", "gpr", "base", TABLE, (*MARGIN, *PLAIN, *QUIET)),
-    Stage("2sft", "realign", "gpr", TABLE, (*REALIGN, *QUIET)),
     Stage("captions", "captions", "base", TABLE, CAPTIONS),
     Stage("mcip", "mcip", "base", "captions.jsonl", (*MARGIN, *PLAIN, *QUIET)),
     Stage("mcip-realign", "realign", "mcip", TABLE, (*REALIGN, *QUIET)),
+    Stage("gpr", "gpr", "base", TABLE, (*MARGIN, *PLAIN, *QUIET)),
+    Stage("2sft", "realign", "gpr", TABLE, (*REALIGN, *QUIET)),
     Stage("base-realign", "realign", "base", TABLE, (*REALIGN, *QUIET)),
 )
 ROWS = {
@@ -220,6 +220,8 @@ def table(found: Sequence[dict[str, Any]]) -> Iterator[str]:
 def write_page() -> None:
     """Put the table of all finished seeds between the two markers of the page."""
     found = results()
+    if not found:
+        raise SystemExit(f"no result in {RESULTS}: no seed has run")
     text = PAGE.read_text(encoding="utf-8")
     begin, end = "<!-- table: written by benchmarks/small_world.py -->", "<!-- end of table -->"
     head, rest = text.split(begin)

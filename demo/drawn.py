@@ -13,7 +13,7 @@ from world.scenes import WorldSize
 
 WORLD_SEED: Final = 1
 _SIZE: Final = WorldSize(groups=80, scenes_per_group=2, views=3)
-_PIXELS: Final = 240
+_PIXELS: Final = 192
 _QUERY_EVERY: Final = 8
 _CAPTION_EVERY: Final = 60
 

@@ -96,7 +96,7 @@ class WorldSize:
 
 
 SIZES: Final[dict[Split, WorldSize]] = {
-    "train": WorldSize(groups=320, scenes_per_group=8, views=10),
+    "train": WorldSize(groups=850, scenes_per_group=3, views=10),
     "val": WorldSize(groups=150, scenes_per_group=3, views=3),
     "test": WorldSize(groups=300, scenes_per_group=4, views=3),
 }

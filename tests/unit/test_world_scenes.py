@@ -87,8 +87,8 @@ def test_groups_differ_within_a_split(groups: dict[str, list[Group]]) -> None:
 
 
 def test_more_training_groups_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match="320 training groups, 321 asked for"):
-        build_groups("train", seed=SEED, count=321)
+    with pytest.raises(ValueError, match="850 training groups, 851 asked for"):
+        build_groups("train", seed=SEED, count=851)
 
 
 def test_no_caption_tells_members_of_a_group_apart_and_all_are_true() -> None:
