@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PHOTOS ?=
+BUNDLE ?=
 
 STAMP := $(VENV)/.installed
 # mypy does not follow the mapping of export/ and workers/ into the package (docs/adr/0001), so it gets the folders as a wheel has them.
@@ -27,8 +28,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@
 
-demo: setup ## export a model, ingest real photos, search them (PHOTOS=dir for your own pictures)
-	$(BIN)/python demo/run.py $(if $(PHOTOS),--photos "$(PHOTOS)")
+demo: setup ## export a small model, ingest drawn pictures, search them (PHOTOS=dir your own pictures, BUNDLE=dir a real model)
+	$(BIN)/python demo/run.py $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 test: setup redis ## run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -1,5 +1,8 @@
 """`make demo`: checkpoint -> bundle -> collection -> searches, on this machine, without a server or a download.
 
+By itself it uses the small model in `demo/world` and pictures that the model has never seen. With your own pictures
+(`--photos DIR`) and a bundle exported from a real checkpoint (`--bundle DIR`) it shows the same steps on those.
+
 Uses the command line exactly as a user would; each command is printed before it runs. Everything lands in demo/out.
 """
 
@@ -9,19 +12,25 @@ import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from drawn import DrawnArchive
 from sample_photos import build_archive, build_queries
+from world.architecture import FOLDER, WEIGHTS
 
-from mcip_qdrant.export.random_weights import random_checkpoint
+if TYPE_CHECKING:
+    from mcip_qdrant import ImageCollection
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
-MODEL = "ViT-B-32"
-TEXT = "a cat looking at the camera"
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+FEWEST_RIGHT = 0.8  # of the drawn world's hits
+SHOWN = 5
 
 
 def command(*arguments: object) -> str:
@@ -39,35 +48,77 @@ def command(*arguments: object) -> str:
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--photos", type=Path, help="ingest your own folder of pictures instead of the sample photographs"
-    )
+    parser.add_argument("--photos", type=Path, help="ingest your own folder of pictures")
     parser.add_argument("--bundle", type=Path, help="use a bundle exported from a real checkpoint")
+    parser.add_argument("--text", help="what to search for")
     options = parser.parse_args()
 
     OUT.mkdir(exist_ok=True)
     shutil.rmtree(OUT / "qdrant", ignore_errors=True)
-    bundle = options.bundle or export_random_model()
-    photos = options.photos.expanduser().resolve() if options.photos is not None else OUT / "photos"
-    if options.photos is None:
-        build_archive(photos)
-    queries = own_queries(photos) if options.photos is not None else build_queries(OUT / "queries")
-    print(
-        command("ingest", photos, "--bundle", bundle, "--qdrant", OUT / "qdrant", "--failures", OUT / "failures.jsonl"),
-        end="",
-    )
-    where = ("--bundle", bundle, "--qdrant", OUT / "qdrant")
-    print(command("search", *where, "--text", TEXT, "--limit", 5, "--sheet", OUT / "text.png"), end="")
-    print(command("search", *where, "--image", queries[0], "--limit", 5, "--sheet", OUT / "image.png"), end="")
-    wrong = search_from_python(bundle, queries)
+    bundle = options.bundle or export_small_model()
+    drawn = options.photos is None and options.bundle is None
+    enough = drawn_world(bundle, options.text) if drawn else photographs(bundle, options)
     print(f"\ncontact sheets to look at: {OUT / 'text.png'} and {OUT / 'image.png'}")
     if options.bundle is None:
         print(
-            f"The model is {MODEL} with seeded random weights: pictures find their copies, but words mean nothing to it.\n"
-            "For searches by words, export a trained checkpoint (README) and run: python demo/run.py --bundle DIR"
+            "The model was trained on drawn pictures like these in minutes (docs/small-world.md) and knows nothing else.\n"
+            "For photographs, export a trained checkpoint (README) and run: python demo/run.py --photos DIR --bundle DIR"
         )
-    if wrong:
-        raise SystemExit(f"{wrong} image searches did not find the right photo first")
+    if not enough:
+        raise SystemExit("too few searches found the right picture")
+
+
+def export_small_model() -> Path:
+    """Export the committed checkpoint once; later runs reuse the bundle."""
+    bundle = OUT / "small-world.bundle"
+    if not (bundle / "manifest.json").exists():
+        model = ("--model", f"local-dir:{FOLDER}", "--checkpoint", WEIGHTS)
+        print(command("export", *model, "--precision", "fp32", "--output", bundle), end="")
+    return bundle
+
+
+def ingest_and_search(bundle: Path, photos: Path, text: str, picture: Path) -> None:
+    """The three commands that every user needs."""
+    where = ("--bundle", bundle, "--qdrant", OUT / "qdrant")
+    print(command("ingest", photos, *where, "--failures", OUT / "failures.jsonl"), end="")
+    print(command("search", *where, "--text", text, "--limit", SHOWN, "--sheet", OUT / "text.png"), end="")
+    print(command("search", *where, "--image", picture, "--limit", SHOWN, "--sheet", OUT / "image.png"), end="")
+
+
+def drawn_world(bundle: Path, text: str | None) -> bool:
+    """Search pictures of the small world, and say what is true of the hits."""
+    archive = DrawnArchive(OUT / "drawn", OUT / "drawn-queries")
+    archive.build()
+    print(f"\n{len(archive)} drawn pictures: two views of each of {len(archive) // 2} instances")
+    ingest_and_search(bundle, OUT / "drawn", text or archive.text_queries[0].text, archive.picture_queries[0])
+    with opened(bundle) as collection:
+        print("\n>>> collection.search(text=…, limit=5)   hits that show what the text says")
+        right = wanted = 0
+        for query in archive.text_queries:
+            possible = min(SHOWN, archive.true_of(query.claim))
+            hits = collection.search(text=query.text, limit=SHOWN)
+            true = sum(archive.shows(hit.key, query.claim) for hit in hits)
+            right, wanted = right + true, wanted + possible
+            print(f"  {true} of {possible}   {query.text}")
+        print(f"text searches: {right} of {wanted} hits are right")
+        enough = right >= FEWEST_RIGHT * wanted
+        found = pictures_find(collection, archive.picture_queries, archive.same_instance)
+        return found >= FEWEST_RIGHT and enough
+
+
+def photographs(bundle: Path, options: argparse.Namespace) -> bool:
+    """Search the user's pictures, or sample photographs where only a bundle was given."""
+    text = options.text or "a cat looking at the camera"
+    if options.photos is not None:
+        photos = options.photos.expanduser().resolve()
+        queries = own_queries(photos)
+    else:
+        photos = OUT / "photos"
+        build_archive(photos)
+        queries = build_queries(OUT / "queries")
+    ingest_and_search(bundle, photos, text, queries[0])
+    with opened(bundle) as collection:
+        return pictures_find(collection, queries, lambda key, query: Path(key).stem == query.stem) == 1
 
 
 def own_queries(folder: Path) -> list[Path]:
@@ -78,53 +129,39 @@ def own_queries(folder: Path) -> list[Path]:
     return found[:: max(1, len(found) // 10)][:10]
 
 
-def search_from_python(bundle: Path, queries: list[Path]) -> int:
-    """Search for every query picture as an application would; returns how many did not find their photo first."""
+@contextmanager
+def opened(bundle: Path) -> Iterator[ImageCollection]:
+    """The collection as an application opens it."""
     from qdrant_client import QdrantClient
 
-    from mcip_qdrant import ImageCollection, ImageError, QueryEncoder
+    from mcip_qdrant import ImageCollection, QueryEncoder
 
-    print("\n>>> ImageCollection(client, 'images', QueryEncoder.open(bundle)).search(image=query, limit=1)")
     client = QdrantClient(path=str(OUT / "qdrant"))
-    collection = ImageCollection(client, "images", QueryEncoder.open(bundle))
-    wrong = 0
+    try:
+        yield ImageCollection(client, "images", QueryEncoder.open(bundle))
+    finally:
+        client.close()
+
+
+def pictures_find(collection: ImageCollection, queries: list[Path], right: Callable[[str, Path], bool]) -> float:
+    """Search with every query picture; returns the share, 0..1, that found the right picture first."""
+    from mcip_qdrant import ImageError
+
+    print("\n>>> collection.search(image=query, limit=1)")
+    good = tried = 0
     for query in queries:
         try:
             hit = collection.search(image=query, limit=1)[0]
         except ImageError as exc:
             print(f"  {query.name:24} skipped: {exc}")
             continue
+        tried += 1
         # A file of the archive may have an exact twin under another name.
-        right = Path(hit.key).stem == query.stem or hit.score > 0.9999
-        wrong += not right
-        print(f"  {query.name:24} -> {hit.key:40} {hit.score:.4f}  {'right' if right else 'WRONG'}")
-    client.close()
-    print(f"image searches with the right photo first: {len(queries) - wrong} of {len(queries)}")
-    return wrong
-
-
-def export_random_model() -> Path:
-    """Export once; later runs reuse the bundle."""
-    bundle, checkpoint = OUT / "bundle", OUT / "random.pth"
-    if not (bundle / "manifest.json").exists():
-        random_checkpoint(MODEL, checkpoint)
-        print(
-            command(
-                "export",
-                "--model",
-                MODEL,
-                "--checkpoint",
-                checkpoint,
-                "--no-quick-gelu",
-                "--precision",
-                "fp32",
-                "--output",
-                bundle,
-            ),
-            end="",
-        )
-        checkpoint.unlink()
-    return bundle
+        found = right(hit.key, query) or hit.score > 0.9999
+        good += found
+        print(f"  {query.name:24} -> {hit.key:40} {hit.score:.4f}  {'right' if found else 'WRONG'}")
+    print(f"image searches with the right picture first: {good} of {tried}")
+    return good / max(1, tried)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import open_clip
 
 from mcip_qdrant.errors import ExportError
 from mcip_qdrant.export.presets import PRESETS
-from mcip_qdrant.manifest import Activation
+from mcip_qdrant.manifest import Activation, Preprocess
 
 LOCAL_PREFIX = "local-dir:"
 _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
@@ -63,6 +63,17 @@ class Architecture:
     def label(self) -> str:
         """Name to show: the folder's own name for a local architecture."""
         return Path(self.name.removeprefix(LOCAL_PREFIX)).name if self.name.startswith(LOCAL_PREFIX) else self.name
+
+    def image_preprocess(self, image_size: int | Sequence[int]) -> Preprocess:
+        """Preprocessing of images for a model that was built with `image_size` (`model.visual.image_size`), in pixels."""
+        height, width = (image_size, image_size) if isinstance(image_size, int) else map(int, image_size)
+        return Preprocess(
+            size=(height, width),
+            mean=tuple(self.preprocess["mean"]),
+            std=tuple(self.preprocess["std"]),
+            interpolation=self.preprocess["interpolation"],
+            resize_mode=self.preprocess["resize_mode"],
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """The part of `space_id` that tensors cannot carry: layers, widths, heads and the activation."""

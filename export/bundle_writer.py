@@ -141,7 +141,7 @@ def _trace(
     model: OpenClipModel = load_model(architecture, checkpoint=request.checkpoint, pretrained=request.pretrained)
     check_disk(request.output, sum(parameter.numel() for parameter in model.parameters()), request.precisions)
     tokenizer = export_tokenizer(reference_tokenizer, work, vocab_size=_vocab_size(model))
-    preprocess = _preprocess(model, architecture)
+    preprocess = architecture.image_preprocess(model.visual.image_size)
     steps.begin("space_id", None)
     identity = space_id(model.state_dict(), architecture.fingerprint(), preprocess, tokenizer)
     steps.begin("golden vectors by torch", 2 * COUNT)
@@ -213,19 +213,6 @@ def _parity(path: Path, precision: Precision, raw: _RawGraph, steps: Steps) -> P
         max_abs_difference=found.max_abs_difference,
         top10_agreement=found.top10_agreement,
         provider=session.provider,
-    )
-
-
-def _preprocess(model: OpenClipModel, architecture: Architecture) -> Preprocess:
-    size: Any = model.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    settings = architecture.preprocess
-    return Preprocess(
-        size=(height, width),
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
-        interpolation=settings["interpolation"],
-        resize_mode=settings["resize_mode"],
     )
 
 

@@ -21,8 +21,16 @@ _NESTED_UNDER = ("state_dict", "model", "model_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
-def load_model(architecture: Architecture, *, checkpoint: Path | None, pretrained: str | None) -> torch.nn.Module:
-    """Build the architecture and give it the weights of a checkpoint file or of a registered tag.
+def load_model(
+    architecture: Architecture, *, checkpoint: Path | None, pretrained: str | None, patch_dropout: float = 0.0
+) -> torch.nn.Module:
+    """Build the architecture and give it the weights of a checkpoint file or of a registered tag; random ones without either.
+
+    Args:
+        architecture: what to build.
+        checkpoint: weights file.
+        pretrained: registered tag, where there is no file.
+        patch_dropout: share of image patches, 0..1, that the model drops while it is trained; no weight depends on it.
 
     Returns:
         The model in eval mode, float32, on the CPU.
@@ -34,11 +42,11 @@ def load_model(architecture: Architecture, *, checkpoint: Path | None, pretraine
     if checkpoint is not None:
         # Read first: a wrong file is found in a second, building the model can take half a minute.
         weights = read_checkpoint(checkpoint)
-        model = _create(architecture, pretrained=None)
+        model = _create(architecture, pretrained=None, patch_dropout=patch_dropout)
         _load_strictly(model, weights, checkpoint, architecture.label)
     else:
         try:
-            model = _create(architecture, pretrained=pretrained)
+            model = _create(architecture, pretrained=pretrained, patch_dropout=patch_dropout)
         except Exception as exc:  # the hub client, httpx and open_clip each raise kinds of their own
             raise ExportError(
                 f"cannot get the weights {pretrained!r} of {architecture.label}: {exc}. "
@@ -53,13 +61,14 @@ def load_model(architecture: Architecture, *, checkpoint: Path | None, pretraine
     return model
 
 
-def _create(architecture: Architecture, *, pretrained: str | None) -> torch.nn.Module:
+def _create(architecture: Architecture, *, pretrained: str | None, patch_dropout: float) -> torch.nn.Module:
     with _quiet_logging():
         model: torch.nn.Module = open_clip.create_model(
             architecture.name,
             pretrained=pretrained,
             load_weights=pretrained is not None,
             force_quick_gelu=architecture.activation == "quick_gelu",
+            force_patch_dropout=patch_dropout,
             force_preprocess_cfg=dict(architecture.preprocess),
             pretrained_text=False,
             require_pretrained=pretrained is not None,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         StoreError,
         StoreUnavailableError,
         TextCutWarning,
+        TuningError,
     )
     from mcip_qdrant.hit import Hit
     from mcip_qdrant.hits import Hits
@@ -68,6 +69,7 @@ _HOME = {
     "StoreUnavailableError": "errors",
     "TextCutWarning": "errors",
     "adopt": "adoption",
+    "TuningError": "errors",
     "point_id": "keys",
 }
 
@@ -100,6 +102,7 @@ __all__ = [
     "StoreUnavailableError",
     "TextCutWarning",
     "adopt",
+    "TuningError",
     "point_id",
 ]
 

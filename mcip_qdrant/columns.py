@@ -50,7 +50,7 @@ class Columns:
         Raises:
             SourceError: unreadable, without key column, a row twice, or a column named like one of our own payload fields.
         """
-        readers: dict[str, Callable[[Path], list[dict[str, Any]]]] = {".csv": _read_csv, ".jsonl": _read_jsonl}
+        readers: dict[str, Callable[[Path], list[dict[str, Any]]]] = {".csv": _typed_csv, ".jsonl": jsonl_rows}
         reader = readers.get(path.suffix.lower())
         if reader is None:
             raise SourceError(f"--columns {path}: expected a .csv or .jsonl file")
@@ -85,7 +85,13 @@ class Columns:
         return cls(rows)
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+def jsonl_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file, one per line that is not blank.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a line is not a JSON object, or holds what JSON proper cannot say; the line is named.
+    """
     rows = []
     with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
@@ -103,7 +109,13 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_csv(path: Path) -> list[dict[str, Any]]:
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header, cells as they are written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, csv.Error: a column twice, a row of another length, broken quoting.
+    """
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
         table = list(reader)
@@ -113,6 +125,12 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(table, start=1):
         if None in row or None in row.values():
             raise ValueError(f"row {number} does not have {len(names)} cells")
+    return table
+
+
+def _typed_csv(path: Path) -> list[dict[str, Any]]:
+    table = csv_rows(path)
+    names = list(table[0]) if table else []
     kinds = {
         name: _column_kind([row[name] for row in table if row[name]]) for name in names if name not in _KEY_COLUMNS
     }

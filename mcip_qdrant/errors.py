@@ -10,6 +10,7 @@
     │   ├── SpaceMismatchError             bundle and collection belong to different models
     │   └── ForeignCollectionError         collection without our metadata
     ├── ExportError               exit 1   checkpoint or parity refused
+    ├── TuningError               exit 1   training cannot start or go on; what was saved stays
     ├── SourceError               exit 1   the source of image references cannot be read
     ├── StoreError                exit 1   Qdrant refused or failed
     │   └── StoreUnavailableError          Qdrant is away, slow or overloaded (transient: retrying may help)
@@ -83,6 +84,10 @@ class ForeignCollectionError(ConfigurationError):
 
 class ExportError(McipError):
     """A checkpoint cannot be exported, or the exported graphs missed a bound."""
+
+
+class TuningError(McipError):
+    """Training cannot start or go on: bad data, a loss that is not finite, too little memory. What was saved stays."""
 
 
 class SourceError(McipError):

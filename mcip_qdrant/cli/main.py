@@ -12,12 +12,14 @@ from importlib.metadata import version
 import click
 
 from mcip_qdrant.cli.adopt import adopt_command
+from mcip_qdrant.cli.eval import eval_group
 from mcip_qdrant.cli.export import export_command
 from mcip_qdrant.cli.ingest import ingest_command
 from mcip_qdrant.cli.inspect import inspect_command
 from mcip_qdrant.cli.runs import cancel_command, failures_command, retry_command, status_command
 from mcip_qdrant.cli.search import search_command
 from mcip_qdrant.cli.serve import serve_command
+from mcip_qdrant.cli.tune import tune_group
 from mcip_qdrant.cli.verify import verify_command
 from mcip_qdrant.cli.worker import worker_command
 from mcip_qdrant.errors import McipError
@@ -57,7 +59,7 @@ def cli(verbose: bool) -> None:
 
 for _command in (
     *(export_command, verify_command, inspect_command, ingest_command, search_command, serve_command, adopt_command),
-    *(worker_command, status_command, failures_command, retry_command, cancel_command),
+    *(worker_command, status_command, failures_command, retry_command, cancel_command, eval_group, tune_group),
 ):
     cli.add_command(_command)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("export", "verify", "inspect", "ingest", "search", "serve", "adopt")
+COMMANDS = ("export", "verify", "inspect", "ingest", "search", "serve", "adopt", "eval")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -126,3 +126,16 @@ def test_a_bundle_works_there(installed: Run, clip: object, tmp_path: Path) -> N
         "-m", "mcip_qdrant", "search", *where, "--image", tmp_path / "photos" / "photo-0003.jpg", "--limit", 1
     )
     assert "photo-0003.jpg" in found.stdout
+
+
+def test_evaluation_works_there_and_names_what_a_page_needs(installed: Run, clip: object, tmp_path: Path) -> None:
+    from evaluation_support import write_classes
+
+    data = write_classes(tmp_path / "classes", 2, 2)
+    command = ("-m", "mcip_qdrant", "eval", "classes", data, "--bundle", clip.folder, "--cache", tmp_path / "cache")  # type: ignore[attr-defined]
+    assert "mAP" in installed(*command).stdout
+    done = installed(*command, "--html", tmp_path / "page.html", check=False)
+    assert done.returncode == 4
+    assert 'pip install "mcip-qdrant[eval]"' in done.stderr
+    template = "import mcip_qdrant, pathlib; print(*pathlib.Path(mcip_qdrant.__file__).parent.glob('evaluation/*.j2'))"
+    assert "page.html.j2" in installed("-c", template).stdout

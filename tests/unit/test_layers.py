@@ -24,6 +24,26 @@ LAYERS = {
     "search": 10,
     **dict.fromkeys(("integrations", "server"), 11),
 }
+TUNING_LAYERS = {
+    **dict.fromkeys(("hyper", "listener", "order", "losses", "processes", "state"), 0),
+    **dict.fromkeys(("config", "pictures", "trainees", "stored", "tensorboard"), 1),
+    **dict.fromkeys(("optimisation", "student", "material", "encode", "batches"), 2),
+    **dict.fromkeys(("exam", "resume", "loop"), 3),
+    **dict.fromkeys(("build", "captions"), 4),
+    "run": 5,
+}
+EVALUATION_LAYERS = {
+    **dict.fromkeys(("cache", "checkpoint", "datasets", "gnd", "model", "preparation"), 0),
+    **dict.fromkeys(("ranking", "scores", "searches", "similarity"), 0),
+    **dict.fromkeys(("bootstrap", "layouts", "metrics", "rows"), 1),
+    "embed": 2,
+    **dict.fromkeys(("evaluation", "prompts"), 3),
+    **dict.fromkeys(("answers", "examples", "published"), 4),
+    **dict.fromkeys(("index_cost", "protocols", "report"), 5),
+    "page": 6,
+}
+# Packages of the command line and of its offline work; nothing of the core imports them.
+APART = {"cli", "evaluation", "tuning"}
 
 
 def _imports(path: Path) -> set[str]:
@@ -43,7 +63,9 @@ def _modules(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-CORE = [path for path in _modules("mcip_qdrant") if "cli" not in path.parts]
+CORE = [path for path in _modules("mcip_qdrant") if not APART & set(path.parts)]
+EVALUATION = [path for path in _modules("mcip_qdrant/evaluation") if path.stem != "__init__"]
+TUNING = [path for path in _modules("mcip_qdrant/tuning") if path.stem != "__init__"]
 
 
 def _name(path: Path) -> str:
@@ -54,10 +76,9 @@ def _name(path: Path) -> str:
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
 def test_core_imports_neither_export_nor_workers_nor_anything_heavy(path: Path) -> None:
     names = _imports(path)
+    others = ("export", "workers", *sorted(APART))
     assert (
-        not {
-            name for name in names if name.startswith(("mcip_qdrant.export", "mcip_qdrant.workers", "mcip_qdrant.cli"))
-        }
+        not {name for name in names if name.startswith(tuple(f"mcip_qdrant.{other}" for other in others))}
         or path.stem == "__main__"
     )
     assert not {name.split(".")[0] for name in names} & (HEAVY | {"celery", "kombu", "redis", "workers", "export"})
@@ -87,6 +108,30 @@ def test_data_flows_one_way(path: Path) -> None:
     below = {name.split(".")[1] for name in _imports(path) if name.startswith("mcip_qdrant.")} - {me}
     wrong = {name for name in below if LAYERS.get(name, -1) >= LAYERS[me]}
     assert not wrong, f"{me} (layer {LAYERS[me]}) imports {wrong}"
+
+
+@pytest.mark.parametrize("path", TUNING, ids=lambda path: path.stem)
+def test_tuning_flows_one_way_too(path: Path) -> None:
+    names = _imports(path)
+    below = {name.split(".")[2] for name in names if name.startswith("mcip_qdrant.tuning.")}
+    wrong = {name for name in below if TUNING_LAYERS.get(name, -1) >= TUNING_LAYERS[path.stem]}
+    assert not wrong, f"{path.stem} imports {wrong}"
+    assert not {name for name in names if name.startswith(("mcip_qdrant.workers", "mcip_qdrant.cli"))}
+
+
+@pytest.mark.parametrize("path", EVALUATION, ids=lambda path: path.stem)
+def test_evaluation_flows_one_way_and_only_its_checkpoint_reader_knows_torch(path: Path) -> None:
+    names = _imports(path)
+    below = {name.split(".")[2] for name in names if name.startswith("mcip_qdrant.evaluation.")}
+    wrong = {name for name in below if EVALUATION_LAYERS.get(name, -1) >= EVALUATION_LAYERS[path.stem]}
+    assert not wrong, f"{path.stem} imports {wrong}"
+    assert not {
+        name for name in names if name.startswith(("mcip_qdrant.workers", "mcip_qdrant.cli", "mcip_qdrant.tuning"))
+    }
+    if path.stem != "checkpoint":
+        assert "checkpoint" not in below
+        assert not {name.split(".")[0] for name in names} & HEAVY
+        assert not {name for name in names if name.startswith("mcip_qdrant.export")}
 
 
 @pytest.mark.parametrize("folder", ["mcip_qdrant", "export", "workers"])

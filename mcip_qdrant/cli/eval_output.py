@@ -1,0 +1,114 @@
+"""Running a protocol on the chosen models, with progress on stderr and the report on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+from tqdm import tqdm
+
+from mcip_qdrant.cli.eval_options import EvalOptions
+from mcip_qdrant.cli.extras import needs_extra
+from mcip_qdrant.cli.options import on_one_line
+
+if TYPE_CHECKING:
+    from mcip_qdrant.evaluation.embed import Embedder
+    from mcip_qdrant.evaluation.evaluation import Evaluation
+    from mcip_qdrant.evaluation.preparation import Preparation
+    from mcip_qdrant.evaluation.published import Published
+    from mcip_qdrant.evaluation.report import Report
+
+EXIT_SOME_FAILED = 3
+
+
+class Bars:
+    """One progress bar after the other, on stderr."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+        self._bar: Any = None
+
+    def begin(self, what: str, total: int) -> None:
+        """Start the next bar."""
+        self.close()
+        self._bar = tqdm(total=total, desc=f"{self._prefix}{what}", unit="item", file=sys.stderr, dynamic_ncols=True)
+
+    def advance(self, items: int) -> None:
+        """Move it on."""
+        if self._bar is not None:
+            self._bar.update(items)
+
+    def close(self) -> None:
+        """End the last bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def check_page(html: Path | None) -> None:
+    """Find out before an hour of work whether a page can be written.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+    """
+    if html is not None:
+        with needs_extra("eval", "--html"):
+            import jinja2  # noqa: F401 - only whether it is there
+
+
+def evaluate(
+    options: EvalOptions,
+    title: str,
+    protocol: Callable[[Embedder], Evaluation],
+    published: Published | None = None,
+) -> int:
+    """Run a protocol on one model or two, and say what came out; the exit code."""
+    from mcip_qdrant.evaluation.embed import Embedder, Watch
+    from mcip_qdrant.evaluation.report import make_report
+
+    check_page(options.html)
+    models = options.models()
+    evaluations = []
+    for letter, model in zip("AB", models, strict=False):
+        bars = Bars(f"{letter}: " if len(models) > 1 else "")
+        embedder = Embedder(
+            model,
+            cast("Preparation", options.preparation),
+            options.cache_folder,
+            Watch(bars.begin, bars.advance),
+        )
+        try:
+            evaluations.append(protocol(embedder))
+        finally:
+            bars.close()
+    report = make_report(title, evaluations, published)
+    return finish(report, as_json=options.as_json, html=options.html)
+
+
+def finish(report: Report, *, as_json: bool, html: Path | None) -> int:
+    """Say what came out, write the page if one is wanted; the exit code."""
+    _say(report, as_json=as_json)
+    if html is not None:
+        from mcip_qdrant.evaluation.page import write_page
+
+        write_page(report, html)
+        click.echo(f"page: {html}", err=True)
+    return EXIT_SOME_FAILED if report.first.failures else 0
+
+
+def _say(report: Report, *, as_json: bool) -> None:
+    from mcip_qdrant.evaluation.report import as_json as to_json
+    from mcip_qdrant.evaluation.report import as_text
+
+    for notice in report.notices:
+        click.echo(f"notice: {on_one_line(notice)}", err=True)
+    for failure in report.first.failures:
+        click.echo(f"left out: {failure.reason}: {on_one_line(failure.message)}", err=True)
+    if as_json:
+        click.echo(json.dumps(to_json(report), indent=2, allow_nan=False))
+    else:
+        click.echo("\n".join(on_one_line(line) for line in as_text(report).split("\n")))

@@ -1,0 +1,157 @@
+"""Figures from what searches answered: lists of the nearest points instead of whole rows of similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcip_qdrant.evaluation.datasets import NO_CLASS
+from mcip_qdrant.evaluation.evaluation import Figure, Shown
+from mcip_qdrant.evaluation.ranking import alone_on_top, average_precision, rank_of_best, votes
+from mcip_qdrant.evaluation.scores import PerQuery
+from mcip_qdrant.evaluation.searches import Answer, Point
+
+NEIGHBOURS: Final = 21
+TEMPERATURE: Final = 0.1
+_SAME_SCORE: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One query with its answers; `point` is the row of the point that it is or belongs to, None for a text of nobody's.
+
+    `exact` is one long list. `index` holds an answer for each length asked for: HNSW looks at least at as many candidates as
+    are asked for, so the first ten of a hundred are better than the ten that an application gets.
+    """
+
+    point: int | None
+    shown: Shown
+    exact: Answer
+    index: Mapping[int, Answer]
+
+
+@dataclass(slots=True)
+class Archive:
+    """Every point of a collection, with its class: `labels` is int64 `[N]`, an index into `names` or `NO_CLASS`."""
+
+    points: list[Point]
+    labels: NDArray[np.int64]
+    names: list[str]
+    row: dict[str, int] = field(init=False)
+    counts: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.names)).astype(np.int64)
+        self.row = {point.id: place for place, point in enumerate(self.points)}
+
+    def labels_of(self, answer: Answer) -> NDArray[np.int64]:
+        """The class of each item of an answer; a point written since the listing has none."""
+        rows = [self.row.get(one) for one in answer.ids]
+        return np.array([NO_CLASS if row is None else self.labels[row] for row in rows], dtype=np.int64)
+
+
+Judge: TypeAlias = Callable[[Asked, Answer], float]
+# Answer, class of each of its items, the query's class, how many other points are of that class.
+_Rule: TypeAlias = Callable[[Answer, NDArray[np.int64], int, int], float]
+
+
+def nearest_found(asked: Asked, answer: Answer, k: int) -> float:
+    """Recall@k of an answer against exact search: the share of the k nearest that are among its first k.
+
+    An item within 1e-6 of the k-th is as good as the k-th. Where the collection has fewer points, k is their number.
+    """
+    k = min(k, len(asked.exact.ids))
+    worst = asked.exact.scores[k - 1] - _SAME_SCORE
+    near = {one for one, score in zip(asked.exact.ids, asked.exact.scores, strict=True) if score >= worst}
+    return sum(one in near for one in answer.ids[:k]) / k
+
+
+def image_figures(
+    asked: Sequence[Asked], archive: Archive, ks: Sequence[int], depth: int
+) -> Iterator[tuple[Figure, Figure]]:
+    """(exact, index) of every figure of image queries, the query itself left out of the answers.
+
+    Index recall@k; where there are classes also R@k, mAP@depth (AP cut off there, divided by the right items that can be
+    there) and the accuracy of 21 weighted neighbours. A query alone in its class is undefined.
+    """
+    each = np.arange(len(asked), dtype=np.int64)
+    for k in ks:
+        yield _both(f"index recall@{k}, images", asked, each, "query", partial(nearest_found, k=k), k)
+    if not archive.names:
+        return
+    labels = np.array([archive.labels[_row(one)] for one in asked], dtype=np.int64)
+    rules: list[tuple[str, _Rule, int]] = [(f"R@{k}, images", partial(_among_first, k=k), k) for k in ks]
+    rules.append((f"mAP@{depth}, images", partial(_cut_precision, depth=depth), depth))
+    rules.append(("k-NN accuracy, images", partial(_vote, classes=len(archive.names)), NEIGHBOURS))
+    for name, rule, length in rules:
+        yield _both(name, asked, labels, "class", partial(_by_class, archive=archive, rule=rule), length)
+
+
+def text_figures(asked: Sequence[Asked], archive: Archive, ks: Sequence[int]) -> Iterator[tuple[Figure, Figure]]:
+    """(exact, index) of every figure of text queries: index recall@k, and text-to-image R@k of those that are captions."""
+    groups = np.array(
+        [-1 - place if one.point is None else one.point for place, one in enumerate(asked)], dtype=np.int64
+    )
+    for k in ks:
+        yield _both(f"index recall@{k}, texts", asked, groups, "image", partial(nearest_found, k=k), k)
+    if any(one.point is not None for one in asked):
+        for k in ks:
+            yield _both(f"text-to-image R@{k}", asked, groups, "image", partial(_own_image, archive=archive, k=k), k)
+
+
+def lengths(ks: Sequence[int], depth: int, *, classes: bool) -> list[int]:
+    """How long the index's answers must be for all figures."""
+    return sorted({*ks, *((depth, NEIGHBOURS) if classes else ())})
+
+
+def _both(
+    name: str, asked: Sequence[Asked], groups: NDArray[np.int64], by: str, judge: Judge, length: int
+) -> tuple[Figure, Figure]:
+    exact = PerQuery(np.array([judge(one, one.exact) for one in asked], dtype=np.float64))
+    index = PerQuery(np.array([judge(one, one.index[length]) for one in asked], dtype=np.float64))
+    return Figure(name, exact, groups, by), Figure(name, index, groups, by)
+
+
+def _row(one: Asked) -> int:
+    if one.point is None:
+        raise ValueError("this query belongs to no point")
+    return one.point
+
+
+def _rank(answer: Answer, right: NDArray[np.bool_]) -> float:
+    return rank_of_best(answer.scores, np.flatnonzero(right)) if right.any() else np.inf
+
+
+def _own_image(asked: Asked, answer: Answer, *, archive: Archive, k: int) -> float:
+    if asked.point is None:
+        return np.nan
+    own = archive.points[asked.point].id
+    return float(_rank(answer, np.array([one == own for one in answer.ids], dtype=bool)) <= k)
+
+
+def _by_class(asked: Asked, answer: Answer, *, archive: Archive, rule: _Rule) -> float:
+    own = int(archive.labels[_row(asked)])
+    others = int(archive.counts[own]) - 1 if own >= 0 else 0
+    return rule(answer, archive.labels_of(answer), own, others) if others else np.nan
+
+
+def _among_first(answer: Answer, labels: NDArray[np.int64], own: int, _others: int, *, k: int) -> float:
+    return float(_rank(answer, labels == own) <= k)
+
+
+def _cut_precision(answer: Answer, labels: NDArray[np.int64], own: int, others: int, *, depth: int) -> float:
+    places = np.flatnonzero(labels[:depth] == own)
+    return average_precision(answer.scores[:depth], places, min(others, depth)) if len(places) else 0.0
+
+
+def _vote(answer: Answer, labels: NDArray[np.int64], own: int, _others: int, *, classes: int) -> float:
+    voters = labels >= 0
+    if not voters.any():
+        return 0.0
+    found = votes(answer.scores[voters], labels[voters], k=NEIGHBOURS, temperature=TEMPERATURE, classes=classes)
+    return alone_on_top(found, own)

@@ -1,0 +1,88 @@
+"""Class names and prompt templates -> one vector per class, as open_clip builds its zero-shot classifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcip_qdrant.errors import SourceError
+from mcip_qdrant.evaluation.embed import Embedder
+
+DEFAULT_TEMPLATES: Final = ("a photo of a {}.",)
+
+
+def class_vectors(embedder: Embedder, names: Sequence[str], templates: Sequence[str]) -> NDArray[np.float32]:
+    """One vector per class: the mean of the unit vectors of all its prompts, brought to unit norm again; `[C, D]`.
+
+    Source: paper.md section 5 (zero-shot), open_clip's build_zero_shot_classifier. The usual factor 100 before the softmax
+    does not change which class is nearest.
+    """
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    rows = embedder.texts(prompts, "prompts")
+    classes = []
+    for start in range(0, len(prompts), len(templates)):
+        mean = rows[start : start + len(templates)].astype(np.float64).mean(axis=0)
+        classes.append(mean / np.linalg.norm(mean))
+    return np.stack(classes).astype(np.float32)
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """Prompt templates, one per line, `{}` where the class name goes.
+
+    Raises:
+        SourceError: unreadable, empty, or a line without `{}`.
+    """
+    lines = read_lines(path)
+    if wrong := next((line for line in lines if "{}" not in line), None):
+        raise SourceError(f"{path}: the template {wrong!r} has no {{}} for the class name")
+    if not lines:
+        raise SourceError(f"{path} holds no template")
+    return tuple(lines)
+
+
+def read_class_names(path: Path, folders: Sequence[str]) -> list[str]:
+    """Words for each class: JSON `{folder name: words}`, or a JSON list or text lines in the order of the sorted folders.
+
+    Raises:
+        SourceError: unreadable, or a class without words.
+    """
+    if path.suffix != ".json":
+        names: object = read_lines(path)
+    else:
+        try:
+            names = json.loads(_text(path))
+        except (ValueError, RecursionError) as exc:
+            raise SourceError(f"{path} is not JSON: {exc}") from exc
+    if isinstance(names, dict):
+        names = [names.get(folder) for folder in folders]
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        missing = "" if not isinstance(names, list) else f" (the class {folders[_first_bad(names)]!r} has none)"
+        raise SourceError(f"{path}: expected words for each class{missing}")
+    if len(names) != len(folders):
+        raise SourceError(f"{path}: {len(names)} names for {len(folders)} classes")
+    return names
+
+
+def _first_bad(names: list[object]) -> int:
+    return next(place for place, name in enumerate(names) if not (isinstance(name, str) and name.strip()))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, without spaces around them.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    return [line.strip() for line in _text(path).splitlines() if line.strip()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SourceError(f"{path} cannot be read: {exc}") from exc

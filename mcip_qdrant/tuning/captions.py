@@ -1,0 +1,295 @@
+"""Pseudo-captions: for every image the captions of a large file that its embedding is closest to. Retrieved, not generated.
+
+As in the paper's released code: the 20 captions of highest cosine among the distinct texts of a caption file (CC12M there), of
+which those above a threshold are kept, so that an image has 0 to 20.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mcip_qdrant.columns import csv_rows, jsonl_rows
+from mcip_qdrant.errors import TuningError
+from mcip_qdrant.evaluation.datasets import LabelledImages
+from mcip_qdrant.tuning.encode import Encoding
+from mcip_qdrant.tuning.hyper import Precision, require
+from mcip_qdrant.tuning.listener import Listener, Silence
+from mcip_qdrant.tuning.material import load_images
+from mcip_qdrant.tuning.processes import Processes, processes
+from mcip_qdrant.tuning.state import save_lines, save_text
+from mcip_qdrant.tuning.stored import Vectors, digest, file_states, stored_vectors
+from mcip_qdrant.tuning.student import Source, Student, load_student, loader_count, precision_context
+from mcip_qdrant.tuning.trainees import Trainee
+
+TABLE_FILE: Final = "captions.jsonl"
+_BATCH: Final = 128
+_IMAGES_AT_ONCE: Final = 8192
+_CAPTIONS_AT_ONCE: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionConfig:
+    """One pseudo-caption run.
+
+    Attributes:
+        source: the model whose space both are compared in. The paper used a plain CLIP; thresholds do not carry over
+            between models.
+        data: images, with classes or without.
+        caption_file: `.txt` with one caption a line, or `.csv` / `.jsonl` with a column `caption`.
+        output: folder for `captions.jsonl` and the stored vectors.
+        top: captions per image at most.
+        threshold: cosine that a caption must exceed; 0.27 in the released configuration, 0.271 in its function's default.
+        loaders: processes that decode images; None: none on a CPU, up to 8 for a GPU.
+    """
+
+    source: Source
+    data: Path | LabelledImages
+    caption_file: Path
+    output: Path
+    top: int = 20
+    threshold: float = 0.27
+    precision: Precision = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    loaders: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.top >= 1, "top must be at least 1")
+        require(-1 <= self.threshold <= 1, "threshold is a cosine, -1..1")
+        require(self.source.checkpoint is not None, "pseudo-captions need trained weights: give a checkpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionReport:
+    """What came out: counts, and the cosine of the best caption at the 10th, 50th and 90th percentile of the images."""
+
+    table: Path
+    images: int
+    captions: int
+    mean_per_image: float
+    without: int
+    unreadable: int
+    best_cosine: tuple[float, float, float]
+    notices: tuple[str, ...]
+
+
+def read_caption_file(path: Path) -> list[str]:
+    """The distinct captions of a file, in order of first sight, blank ones left out.
+
+    Raises:
+        TuningError: unreadable, not UTF-8, no column `caption`, or no caption in it.
+    """
+    try:
+        texts = list(dict.fromkeys(text for text in map(str.strip, _caption_lines(path)) if text))
+    except (OSError, ValueError, csv.Error) as exc:
+        raise TuningError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+    if not texts:
+        raise TuningError(f"{path} holds no caption: expected one a line, or a .csv / .jsonl with the column 'caption'")
+    return texts
+
+
+def _caption_lines(path: Path) -> Iterator[str]:
+    suffix = path.suffix.lower()
+    if suffix not in {".csv", ".jsonl"}:
+        with path.open(encoding="utf-8-sig") as stream:
+            yield from stream
+        return
+    rows: Iterable[dict[str, Any]] = csv_rows(path) if suffix == ".csv" else jsonl_rows(path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("caption"), str):
+            raise TuningError(f"{path}: row {number} has no text in a column 'caption' (its columns: {', '.join(row)})")
+        yield row["caption"]
+
+
+def find_captions(config: CaptionConfig, listener: Listener | None = None) -> CaptionReport:
+    """Write `output/captions.jsonl`: a table of image, class, captions and their cosines, best first, as `tune mcip` reads it.
+
+    Killed and started again, it goes on after the last finished block. Under torchrun the processes share the work.
+
+    Raises:
+        SourceError, ExportError, TuningError: images, model or captions cannot be used; what was computed stays.
+    """
+    with processes(config.device) as together:
+        told = listener if listener is not None and together.first else Silence()
+        texts = read_caption_file(config.caption_file)
+        images = load_images(config.data)
+        for notice in images.notices:
+            told.note(notice)
+        if len(images) == 0:
+            raise TuningError(f"{config.data}: no images")
+        config.output.mkdir(parents=True, exist_ok=True)
+        student = load_student(config.source, patch_dropout=0.0, seed=0)
+        image_vectors, caption_vectors = _vectors(config, images, texts, student, together, told)
+        identity = digest([student.identity, *texts, *file_states(images.paths), f"{config.top} {config.threshold}"])
+        blocks = _match_all(config, identity, image_vectors, caption_vectors, together, told)
+        together.wait()
+        report = _write_table(config, blocks, images, texts, image_vectors, together)
+        together.wait()
+        return report
+
+
+def _vectors(
+    config: CaptionConfig,
+    images: LabelledImages,
+    texts: list[str],
+    student: Student,
+    together: Processes,
+    told: Listener,
+) -> tuple[Vectors, Vectors]:
+    autocast, _ = precision_context(config.precision, together.device)
+    trainee = Trainee(student.model, student.preprocess).to(together.device)
+    encoding = Encoding(
+        trainee,
+        student.preprocess,
+        student.tokenizer,
+        together.device,
+        autocast,
+        _BATCH,
+        loader_count(config.loaders, together.device),
+    )
+    told.begin("caption vectors", len(texts), 0)
+    captions = stored_vectors(
+        config.output / "caption_vectors",
+        digest([student.identity, *texts]),
+        count=len(texts),
+        dimensions=student.dimensions,
+        encode=lambda rows: encoding.texts(texts, rows),
+        together=together,
+        on_items=told.advance,
+    )
+    told.begin("image vectors", len(images), 0)
+    pictures = stored_vectors(
+        config.output / "image_vectors",
+        digest([student.identity, *file_states(images.paths)]),
+        count=len(images),
+        dimensions=student.dimensions,
+        encode=lambda rows: encoding.images(images.paths, rows),
+        together=together,
+        on_items=told.advance,
+    )
+    for path, reason in encoding.unreadable.items():
+        told.note(f"{path} cannot be used ({reason}): it has no captions")
+    return pictures, captions
+
+
+def nearest_captions(
+    images: Vectors, captions: Vectors, *, top: int, device: torch.device
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The `top` captions of highest cosine of each image, best first; among equals the earlier one first.
+
+    Args:
+        images: float32 `[B, D]`, unit norm.
+        captions: float32 `[M, D]`, unit norm; read piece by piece.
+        top: at most so many.
+        device: where the products are computed, in float32.
+
+    Returns:
+        int64 `[B, k]` rows of `captions` and float32 `[B, k]` cosines, k = min(top, M).
+    """
+    rows = torch.from_numpy(np.array(images)).to(device)
+    best = torch.empty((len(images), 0), device=device)
+    which = torch.empty((len(images), 0), dtype=torch.int64, device=device)
+    for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
+        piece = torch.from_numpy(np.array(captions[start : start + _CAPTIONS_AT_ONCE])).to(device)
+        values, places = (rows @ piece.T).topk(min(top, len(piece)), dim=1)
+        best, which = torch.cat([best, values], dim=1), torch.cat([which, places + start], dim=1)
+        by_place = which.argsort(dim=1)
+        best, which = best.gather(1, by_place), which.gather(1, by_place)
+        by_value = best.argsort(dim=1, descending=True, stable=True)[:, :top]
+        best, which = best.gather(1, by_value), which.gather(1, by_value)
+    return which.cpu().numpy(), best.cpu().numpy()
+
+
+def _match_all(
+    config: CaptionConfig,
+    identity: str,
+    image_vectors: Vectors,
+    caption_vectors: Vectors,
+    together: Processes,
+    told: Listener,
+) -> list[Path]:
+    """One file per block of images: finished blocks of a killed run are kept."""
+    folder = config.output / "matched" / identity[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(image_vectors), _IMAGES_AT_ONCE)
+    blocks = [folder / f"{start:012d}.json" for start in starts]
+    told.begin("match", len(image_vectors), 0)
+    for number, (start, path) in enumerate(zip(starts, blocks, strict=True)):
+        piece = image_vectors[start : start + _IMAGES_AT_ONCE]
+        if number % together.world_size == together.rank and not path.exists():
+            which, cosine = nearest_captions(piece, caption_vectors, top=config.top, device=together.device)
+            keep = cosine > config.threshold
+            best = cosine[:, 0].tolist()
+            chosen = [
+                [[int(row), round(float(value), 4)] for row, value, kept in zip(*line, strict=True) if kept]
+                for line in zip(which, cosine, keep, strict=True)
+            ]
+            save_text(json.dumps({"best": best, "chosen": chosen}), path)
+        told.advance(len(piece))
+    return blocks
+
+
+def _write_table(
+    config: CaptionConfig,
+    blocks: list[Path],
+    images: LabelledImages,
+    texts: list[str],
+    image_vectors: Vectors,
+    together: Processes,
+) -> CaptionReport:
+    readable = np.linalg.norm(image_vectors, axis=1) > 0
+    counts = np.zeros(len(images), dtype=np.int64)
+    best = np.full(len(images), np.nan)
+
+    def lines() -> Iterator[str]:
+        rows = itertools.count()
+        for block in blocks:
+            matched = json.loads(block.read_text(encoding="utf-8"))
+            for cosine, chosen in zip(matched["best"], matched["chosen"], strict=True):
+                row = next(rows)
+                own = chosen if readable[row] else []
+                counts[row] = len(own)
+                best[row] = cosine if readable[row] else np.nan
+                label = images.labels[row]
+                described = {
+                    "image": str(images.paths[row].absolute()),
+                    "class": images.names[label] if label >= 0 else None,
+                    "captions": [texts[place] for place, _ in own],
+                    "cosines": [value for _, value in own],
+                }
+                yield json.dumps(described) + "\n"
+
+    table = config.output / TABLE_FILE
+    if together.first:
+        save_lines(lines(), table)
+    else:
+        collections.deque(lines(), maxlen=0)
+    known = best[~np.isnan(best)]
+    low, middle, high = np.percentile(known if len(known) else [0.0], [10, 50, 90]).tolist()
+    without = int((counts == 0).sum())
+    notices = []
+    if without > len(images) / 2:
+        notices.append(
+            f"{without} of {len(images)} images have no caption above {config.threshold}; the best caption's cosine is "
+            f"{middle:.3f} for the middle image. Cosines differ by model: choose --threshold by those figures"
+        )
+    return CaptionReport(
+        table=table,
+        images=len(images),
+        captions=int(counts.sum()),
+        mean_per_image=float(counts.mean()),
+        without=without,
+        unreadable=int((~readable).sum()),
+        best_cosine=(low, middle, high),
+        notices=tuple(notices),
+    )

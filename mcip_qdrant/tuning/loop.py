@@ -1,0 +1,236 @@
+"""Steps, evaluations and saved states, from wherever the last start stopped to the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from mcip_qdrant.errors import TuningError
+from mcip_qdrant.tuning.batches import Batch, Batches
+from mcip_qdrant.tuning.hyper import HyperParameters
+from mcip_qdrant.tuning.listener import Listener
+from mcip_qdrant.tuning.optimisation import set_learning_rate
+from mcip_qdrant.tuning.processes import Processes
+from mcip_qdrant.tuning.state import STATE_FILE, State, save_tensors
+from mcip_qdrant.tuning.trainees import Trainee
+
+MODEL_FILE: Final = "model.pth"
+# GradScaler halves its factor at each overflow; from 65,536 it is at its end after this many in a row.
+_OVERFLOWS: Final = 30
+_TOLERATED: Final = 10
+_NOT_FINITE: Final = (
+    "Likely: a learning rate too high, or fp16 where bf16 is needed. Start the same command again with another --lr, "
+    "--grad-clip or --precision and --accept-changes"
+)
+
+
+@dataclass(slots=True)
+class Loop:
+    """One training run in motion.
+
+    `grade` measures the model as it is, on the first process; None keeps the newest weights instead of the best.
+    """
+
+    trainee: Trainee
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    autocast: Callable[[], AbstractContextManager[Any]]
+    batches: Batches
+    hyper: HyperParameters
+    together: Processes
+    state: State
+    folder: Path
+    grade: Callable[[], float] | None
+    save_every: int
+    max_unreadable: float
+    listener: Listener
+    _drawn_here: int = 0
+    _replaced_here: int = 0
+    _saved_step: int | None = None
+
+    def train(self) -> bool:
+        """Run to the end; whether it stopped early for lack of gain.
+
+        Raises:
+            TuningError: a loss that is not finite, too many unreadable images, or too little memory. The state on disk
+                is then an older one that was in order.
+        """
+        self._restore()
+        steps, every = self.batches.order.steps, self._test_every()
+        self.listener.begin("train", steps, self.state.step)
+        if self.state.step == 0 and self.grade is not None and self.state.start is None:
+            self.state.start = self._measure()
+            self.listener.values(0, {"metric": self.state.start})
+        module = self.together.wrap(self.trainee)
+        self.trainee.train()
+        overflows = 0
+        for step, batch in self._batches():
+            if self._stops_early():
+                self._save()
+                return True
+            with helpful_memory_errors(self.hyper):
+                values, stepped = self._step(module, step, steps, batch)
+            overflows = 0 if stepped else overflows + 1
+            if overflows > _OVERFLOWS:
+                raise self._broken(step, "the gradients overflow fp16 whatever they are scaled by")
+            self.state.step = step + 1
+            self.listener.values(step + 1, values)
+            self.listener.advance(1)
+            last = self.state.step == steps
+            if last or self.state.step % every == 0:
+                self._evaluate()
+            if last or (self.save_every and self.state.step % self.save_every == 0):
+                self._save()
+        return self._stops_early() and self.state.step < steps
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        return self.batches.starting_at(self.state.step) if self.state.step < self.batches.order.steps else iter(())
+
+    def _test_every(self) -> int:
+        return max(1, math.ceil(self.batches.order.steps_per_epoch / self.hyper.tests_per_epoch))
+
+    def _stops_early(self) -> bool:
+        return bool(self.hyper.patience) and self.state.without_gain >= self.hyper.patience
+
+    def _step(self, module: torch.nn.Module, step: int, steps: int, batch: Batch) -> tuple[dict[str, float], bool]:
+        self._account(step, batch)
+        # Whatever the model draws (patch dropout) depends on seed, step and process alone, so a resumed run draws the same.
+        torch.manual_seed(int(np.random.SeedSequence([self.hyper.seed, step, self.together.rank]).generate_state(1)[0]))
+        rate = set_learning_rate(self.optimizer, step, steps, self.hyper)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            made: dict[str, torch.Tensor] = module(**batch.tensors)
+        values = {name: self.together.mean(value) for name, value in made.items()}
+        if not math.isfinite(values["loss"]):
+            raise self._broken(step, f"the loss is {values['loss']}")
+        self.scaler.scale(made["loss"]).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.hyper.grad_clip or math.inf))
+        finite = math.isfinite(norm)
+        if not finite and not self.scaler.is_enabled():
+            raise self._broken(step, f"the gradient's norm is {norm}")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.trainee.after_step()
+        return {**values, "lr": rate, "gradient_norm": norm}, finite
+
+    def _account(self, step: int, batch: Batch) -> None:
+        for failure in batch.failures:
+            if failure.path not in self.state.unreadable:
+                self.listener.note(f"{failure.path} cannot be used ({failure.reason}); another image takes its place")
+            self.state.unreadable[failure.path] = failure.reason
+        # Counted since this start: after a pause in which the files came back, the past must not stop the run again.
+        self.state.replaced += len(batch.failures)
+        self._replaced_here += len(batch.failures)
+        self._drawn_here += self.batches.order.batch_size
+        too_many = self._replaced_here > max(_TOLERATED, self.max_unreadable * self._drawn_here)
+        # Together, or one process would wait for ever for the others.
+        if self.together.mean(torch.tensor(float(too_many), device=self.together.device)) > 0:
+            self._save()
+            path, reason = next(
+                reversed(self.state.unreadable.items()), ("images of another process", "see its output")
+            )
+            raise TuningError(
+                f"stopped at step {step}: more than {self.max_unreadable:.1%} of the images cannot be used "
+                f"({len(self.state.unreadable)} files; the last: {path}: {reason}). Nothing is lost: the same command goes on "
+                "when they can be read again, or with a higher --max-unreadable"
+            )
+
+    def _broken(self, step: int, what: str) -> TuningError:
+        # Not saved: weights on the way to infinity are often broken for some steps before it shows.
+        model, saved = self.folder / MODEL_FILE, self._saved_step
+        state = "no state was saved yet" if saved is None else f"{self.folder / STATE_FILE} holds step {saved}"
+        rest = f"the best weights so far are in {model}" if model.exists() else "no weights were written yet"
+        return TuningError(f"stopped at step {step}: {what}. Nothing is lost: {state}; {rest}. {_NOT_FINITE}")
+
+    def _measure(self) -> float:
+        if self.grade is None:
+            return float("nan")
+        failure = grade = None
+        if self.together.first:
+            try:
+                with helpful_memory_errors(self.hyper):
+                    grade = self.grade()
+            except TuningError as exc:
+                failure = str(exc)
+        failure, grade = self.together.share((failure, grade))
+        if failure is not None:
+            raise TuningError(failure)
+        return float(grade)
+
+    def _evaluate(self) -> None:
+        state = self.state
+        if self.grade is None:
+            state.best_step = state.step
+            if state.step % self.batches.order.steps_per_epoch == 0:
+                self._write_model()
+            return
+        metric = self._measure()
+        state.history.append([float(state.step), metric])
+        self.listener.values(state.step, {"metric": metric})
+        if state.best is None or metric > state.best:
+            state.best, state.best_step, state.without_gain = metric, state.step, 0
+            self._write_model()
+        else:
+            state.without_gain += 1
+
+    def _write_model(self) -> None:
+        if self.together.first:
+            weights = {name: value.detach().cpu() for name, value in self.trainee.model.state_dict().items()}
+            save_tensors(weights, self.folder / MODEL_FILE)
+
+    def _save(self) -> None:
+        if self.together.first:
+            self.state.moving = {name: value.detach().cpu() for name, value in self.trainee.moving()}
+            self.state.optimizer = self.optimizer.state_dict()
+            self.state.scaler = self.scaler.state_dict()
+            self.state.save(self.folder)
+            self._saved_step = self.state.step
+            self.state.moving, self.state.optimizer = {}, {}
+
+    def _restore(self) -> None:
+        if not self.state.moving:
+            return
+        self._saved_step = self.state.step
+        with torch.no_grad():
+            for name, value in self.trainee.moving():
+                value.copy_(self.state.moving[name])
+        # The settings of this start, not those that were saved: they are equal unless a person changed them.
+        settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(self.state.optimizer)
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        if self.state.scaler:
+            self.scaler.load_state_dict(self.state.scaler)
+        self.state.moving, self.state.optimizer = {}, {}
+
+
+@contextmanager
+def helpful_memory_errors(hyper: HyperParameters) -> Iterator[None]:
+    """Say which knob helps where memory ran out."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
+        text = str(exc)
+        if isinstance(exc, RuntimeError) and not isinstance(exc, torch.OutOfMemoryError) and "memory" not in text:
+            raise
+        knobs = [f"--batch-size below {hyper.batch_size}"]
+        if not hyper.grad_checkpointing:
+            knobs.append("--grad-checkpointing")
+        if hyper.precision == "fp32":
+            knobs.append("--precision bf16")
+        if hyper.patch_dropout < 0.5:
+            knobs.append(f"a higher --patch-dropout than {hyper.patch_dropout}")
+        first_line = (text.splitlines() or ["out of memory"])[0][:300]
+        raise TuningError(
+            f"out of memory ({first_line}). Try {', '.join(knobs)}. The state that was saved last stays: add --accept-changes "
+            "to go on from it, or --restart"
+        ) from exc

@@ -1,0 +1,92 @@
+"""One process or several: what torchrun set up, and the few things that all of them do together.
+
+Starting the processes is torchrun's work and averaging gradients DistributedDataParallel's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from mcip_qdrant.errors import TuningError
+
+# Rank 0 evaluates and saves while the others wait.
+_PATIENCE: Final = timedelta(hours=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process (`rank` of `world_size`) and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def mean(self, value: torch.Tensor) -> float:
+        """Mean of a scalar over all processes."""
+        value = value.detach().float()
+        if self.world_size > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+        return value.item() / self.world_size
+
+    def share(self, value: Any) -> Any:
+        """The first process' value, everywhere."""
+        if self.world_size == 1:
+            return value
+        holder = [value]
+        distributed.broadcast_object_list(holder, src=0, device=self.device)
+        return holder[0]
+
+    def wait(self) -> None:
+        """Until everybody is here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+    def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The module with gradients averaged over all processes."""
+        if self.world_size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices)
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the group that torchrun's environment describes; without one, be alone.
+
+    Args:
+        device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        TuningError: a GPU was asked for and none is there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TuningError("--device cuda: torch sees no GPU here; check the driver, or use --device cpu")
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    place = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(place)
+    if world_size == 1 or distributed.is_initialized():
+        yield Processes(int(os.environ.get("RANK", "0")) if world_size > 1 else 0, world_size, place)
+        return
+    distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield Processes(distributed.get_rank(), world_size, place)
+    finally:
+        distributed.destroy_process_group()

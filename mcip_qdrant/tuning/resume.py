@@ -1,0 +1,78 @@
+"""Whether a saved state belongs to the run that is asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+from mcip_qdrant.errors import TuningError
+from mcip_qdrant.evaluation.datasets import LabelledImages
+from mcip_qdrant.tuning.config import TuneConfig
+from mcip_qdrant.tuning.listener import Listener
+from mcip_qdrant.tuning.material import Material
+from mcip_qdrant.tuning.processes import Processes
+from mcip_qdrant.tuning.state import STATE_FILE, State, load_state
+from mcip_qdrant.tuning.stored import digest
+from mcip_qdrant.tuning.tensorboard import LOG_FOLDER
+
+# Changing these leaves saved tensors without a place to go.
+_FIXED = {"method", "start", "--text-tensors"}
+
+
+def state_of_run(
+    config: TuneConfig, material: Material, identity: str, together: Processes, listener: Listener
+) -> State:
+    """The saved state of this very run, or a new one.
+
+    Args:
+        config: what is asked for.
+        material: its data.
+        identity: digest of model and starting weights.
+        together: every process reads; the first one removes what `restart` throws away.
+        listener: told where the run goes on.
+
+    Raises:
+        TuningError: the output holds the state of a run with other data, weights or settings, or a damaged one.
+    """
+    fingerprint = {
+        "method": config.method,
+        "metric": config.chosen_metric,
+        "start": identity,
+        "training": _data_digest(material.training),
+        "validation": None if material.validation is None else _data_digest(material.validation),
+        "processes": together.world_size,
+        **{f"--{name.replace('_', '-')}": value for name, value in asdict(config.chosen_hyper).items()},
+    }
+    if config.restart and together.first:
+        for old in (config.output / STATE_FILE, *(config.output / LOG_FOLDER).glob("events.*")):
+            old.unlink(missing_ok=True)
+    together.wait()
+    saved = load_state(config.output)
+    if saved is None:
+        return State(fingerprint)
+    different = [name for name, value in fingerprint.items() if saved.fingerprint.get(name) != value]
+    fixed = _FIXED & set(different)
+    if fixed or (different and not config.accept_changes):
+        raise TuningError(
+            f"{config.output / STATE_FILE} is of a run with other settings ({', '.join(different)}). Choose another --output, "
+            f"or --restart to throw it away{'' if fixed else ', or --accept-changes to go on from it with the new ones'}"
+        )
+    if "training" in different and config.method in {"gpr", "mcip"}:
+        raise TuningError("the training data changed, and class proxies belong to its classes: use --restart")
+    listener.note(f"goes on from step {saved.step}")
+    if {"metric", "validation"} & set(different):
+        saved.best = saved.start = None
+    return replace(saved, fingerprint=fingerprint)
+
+
+def _data_digest(images: LabelledImages) -> str:
+    captions = images.captions or []
+    return digest(
+        [
+            f"{len(images)} {len(images.names)}",
+            *map(str, images.paths),
+            *map(str, images.labels.tolist()),
+            *images.names,
+            *(json.dumps(own) for own in captions),
+        ]
+    )

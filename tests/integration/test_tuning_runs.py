@@ -1,0 +1,316 @@
+"""Real training runs of a small model, in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from tuning_support import write_archive, write_model
+
+from mcip_qdrant.errors import TuningError
+from mcip_qdrant.evaluation.datasets import read_table
+from mcip_qdrant.evaluation.metrics import caption_retrieval, full_ranking_map
+from mcip_qdrant.tuning import TuneConfig, TuneReport, hyper_parameters, run
+from mcip_qdrant.tuning.loop import helpful_memory_errors
+from mcip_qdrant.tuning.pictures import read_picture
+from mcip_qdrant.tuning.state import load_state
+
+SMALL = {"batch_size": 12, "epochs": 2, "tests_per_epoch": 1, "lr": 1e-3}
+TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
+
+
+@pytest.fixture(scope="module")
+def student_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return write_model(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_archive(tmp_path_factory.mktemp("archive"))
+
+
+class Watcher:
+    """A listener that keeps what it hears, and may act at a step."""
+
+    def __init__(self, at: dict[int, Callable[[], object]] | None = None) -> None:
+        self.notes: list[str] = []
+        self.losses: dict[int, float] = {}
+        self._at = at or {}
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        self.stage = (what, total, done)
+
+    def advance(self, items: int) -> None:
+        pass
+
+    def values(self, step: int, values: dict[str, float]) -> None:
+        if "loss" in values:
+            self.losses[step] = values["loss"]
+            self._at.pop(step, lambda: None)()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def config(student_files: tuple[str, Path], table: Path, tmp_path: Path) -> Callable[..., TuneConfig]:
+    def make(method: Any, output: str = "out", data: Any = table, hyper: Any = None, **options: Any) -> TuneConfig:
+        options.setdefault("tensorboard", False)
+        chosen = hyper_parameters(method, **{**SMALL, **(hyper or {})})
+        return TuneConfig(
+            method=method, model=student_files[0], checkpoint=student_files[1], data=data, output=tmp_path / output,
+            hyper=chosen, **options,
+        )  # fmt: skip
+
+    return make
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def _grade(name: str, weights: Path, images: Any) -> tuple[float, float]:
+    """Both metrics of a model file, by open_clip's own road from file to vector."""
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    model.load_state_dict(_weights(weights))
+    tokens = open_clip.get_tokenizer(name)
+    texts = [text for own in images.captions for text in own]
+    with torch.inference_mode():
+        pictures = torch.stack([preprocess(read_picture(path)) for path in images.paths])
+        vectors = model.eval().encode_image(pictures, normalize=True).numpy()
+        text_vectors = model.encode_text(tokens(texts), normalize=True).numpy()
+    of = np.repeat(np.arange(len(images)), [len(own) for own in images.captions])
+    found = caption_retrieval(vectors, text_vectors, of, ks=(5,)).text_to_image[5].mean
+    return full_ranking_map(vectors, images.labels, query_in_ranking=False).mean, found
+
+
+@pytest.mark.parametrize("method", ["gpr", "mcip", "realign", "contrastive"])
+def test_a_run_learns_and_leaves_frozen_parts_alone_to_the_bit(
+    method: Any, config: Callable[..., TuneConfig], student_files: tuple[str, Path], table: Path, tmp_path: Path
+) -> None:
+    watcher = Watcher()
+    images = read_table(table)
+    hyper = {"epochs": 4, "text_tensors": 15} if method == "realign" else {"epochs": 4}
+    report = run(config(method, validation=images, hyper={**hyper, "seed": 3}), watcher)
+    before, after = _weights(student_files[1]), _weights(report.model)
+    assert set(before) == set(after)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    visual = {name for name in before if name.startswith("visual.")}
+    text = {name for name in before if name.startswith(TEXT)}
+    if method in {"gpr", "mcip"}:
+        assert changed == visual
+    elif method == "realign":
+        assert changed <= text | {"logit_scale"}
+        assert {"text_projection", "ln_final.weight", "logit_scale"} <= changed
+        assert not any(name.startswith(("token_embedding", "transformer.resblocks.0")) for name in changed)
+    else:
+        assert changed == set(before)
+    losses = list(watcher.losses.values())
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    # The report's figures are those of the file, measured from outside.
+    image_map, recall = _grade(student_files[0], report.model, images)
+    measured = image_map if method in {"gpr", "mcip"} else recall
+    assert report.metric == ("image-map" if method in {"gpr", "mcip"} else "text-recall")
+    assert report.best == pytest.approx(measured, abs=1e-6)
+    assert report.best == max(value for _, value in report.history)
+    assert report.best_step in {step for step, value in report.history if value == report.best}
+    assert json.loads((tmp_path / "out/report.json").read_text()) == report.as_json()
+    # Re-alignment leaves out the last twentieth of each epoch.
+    assert report.steps == len(losses) == (12 if method == "realign" else 16)
+    assert report.start == pytest.approx(
+        _grade(student_files[0], student_files[1], images)[method in {"realign", "contrastive"}], abs=1e-6
+    )
+
+
+def test_two_stages(
+    config: Callable[..., TuneConfig], student_files: tuple[str, Path], table: Path, tmp_path: Path
+) -> None:
+    second = hyper_parameters("realign", **{**SMALL, "text_tensors": 0})
+    report = run(config("2sft", validation=read_table(table), realign_hyper=second))
+    base, first, final = (_weights(path) for path in (student_files[1], tmp_path / "out/gpr/model.pth", report.model))
+    assert report.model == tmp_path / "out/model.pth"
+    assert all(torch.equal(base[name], first[name]) != name.startswith("visual.") for name in base)
+    assert all(torch.equal(first[name], final[name]) for name in base if name.startswith("visual."))
+    assert not torch.equal(first["text_projection"], final["text_projection"])
+    described = json.loads((tmp_path / "out/report.json").read_text())
+    assert (described["method"], described["first_stage"]["method"]) == ("2sft", "gpr")
+
+
+def test_precision_checkpointing_and_patch_dropout(config: Callable[..., TuneConfig]) -> None:
+    plain = {"epochs": 1, "patch_dropout": 0.0, "grad_checkpointing": False}
+
+    def weights(output: str, **hyper: Any) -> dict[str, torch.Tensor]:
+        return _weights(run(config("mcip", output, hyper={**plain, **hyper}, metric="last")).model)
+
+    reference, repeated = weights("a"), weights("b")
+    assert all(torch.equal(reference[name], repeated[name]) for name in reference)
+    checkpointed = weights("c", grad_checkpointing=True)
+    for name, value in reference.items():
+        torch.testing.assert_close(checkpointed[name], value, rtol=1e-4, atol=1e-6)
+    half, dropped = weights("d", precision="bf16"), weights("e", patch_dropout=0.5)
+    distance = {
+        key: sum(float((other[name] - reference[name]).abs().sum()) for name in reference)
+        for key, other in (("half", half), ("dropped", dropped))
+    }
+    assert 0 < distance["half"] < distance["dropped"]
+    assert half["visual.proj"].dtype == torch.float32
+    if not torch.cuda.is_available():
+        with pytest.raises(TuningError, match="--precision fp16 needs a GPU"):
+            weights("f", precision="fp16")
+        with pytest.raises(TuningError, match="torch sees no GPU"):
+            run(config("gpr", "g", device="cuda"))
+
+
+def test_class_balanced_odd_term_and_loader_processes(config: Callable[..., TuneConfig]) -> None:
+    watchers = [Watcher() for _ in range(3)]
+    options: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {}),
+        ({"odd_term": 0.1}, {}),
+        ({"class_balanced": True}, {"loaders": 1}),
+    ]
+    for number, (hyper, others) in enumerate(options):
+        run(config("mcip", str(number), hyper={"epochs": 1, **hyper}, metric="last", **others), watchers[number])
+    plain, odd, balanced = (watcher.losses for watcher in watchers)
+    assert plain[1] < odd[1]  # the same batch, and a term more
+    assert plain != balanced
+    again = Watcher()
+    run(config("mcip", "again", hyper={"epochs": 1, "class_balanced": True}, metric="last"), again)
+    assert again.losses == balanced  # loader processes change nothing
+
+
+def test_an_image_that_becomes_unreadable_in_epoch_three_costs_nothing_else(
+    config: Callable[..., TuneConfig], tmp_path: Path
+) -> None:
+    table = write_archive(tmp_path / "archive")
+    victim = tmp_path / "archive/classes/kind-2/1.jpg"
+    watcher = Watcher({8: lambda: victim.write_bytes(b"torn")})
+    report = run(config("gpr", data=table, hyper={"epochs": 4}, metric="last"), watcher)
+    assert report.steps == 16
+    assert report.unreadable == 1
+    assert report.replaced == 2  # once in each of the two epochs left
+    assert [note for note in watcher.notes if str(victim) in note and "another image takes its place" in note]
+    assert all(math.isfinite(loss) for loss in watcher.losses.values())
+
+
+def test_an_archive_that_goes_away_stops_the_run_and_nothing_is_lost(
+    config: Callable[..., TuneConfig], tmp_path: Path
+) -> None:
+    table = write_archive(tmp_path / "archive")
+    classes, hidden = tmp_path / "archive/classes", tmp_path / "archive/hidden"
+    settings = config("gpr", data=table, hyper={"epochs": 3}, metric="last")
+    with pytest.raises(TuningError, match="still mounted"):
+        run(settings, Watcher({6: lambda: classes.rename(hidden)}))
+    hidden.rename(classes)
+    torn = sorted(classes.rglob("*.jpg"))[::2]
+    kept = {path: path.read_bytes() for path in torn}
+    with pytest.raises(TuningError, match="more than 1.0% of the images cannot be used"):
+        run(settings, Watcher({2: lambda: [path.write_bytes(b"torn") for path in torn]}))
+    state = load_state(tmp_path / "out")
+    assert state is not None
+    assert 2 <= state.step < 12
+    for path, data in kept.items():
+        path.write_bytes(data)
+    watcher = Watcher()
+    report = run(settings, watcher)
+    assert min(watcher.losses) == state.step + 1
+    assert report.steps == 12
+
+
+def test_a_loss_that_is_not_finite_keeps_what_was_good(config: Callable[..., TuneConfig], tmp_path: Path) -> None:
+    settings = config("gpr", hyper={"epochs": 3, "tests_per_epoch": 1}, save_every=2)
+
+    def poison() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, Watcher({5: poison}))
+    good = _weights(tmp_path / "out/model.pth")
+    state = tmp_path / "out/state.pt"
+    kept = state.read_bytes()
+    mad = config("gpr", hyper={"epochs": 3, "lr": 1e30, "grad_clip": 0.0}, save_every=1000, accept_changes=True)
+    with pytest.raises(TuningError, match=r"stopped at step \d+: the (loss|gradient's norm) is (nan|inf)") as caught:
+        run(mad)
+    for words in ("Nothing is lost", "state.pt holds step 4", "model.pth", "--lr", "--accept-changes"):
+        assert words in str(caught.value)
+    assert state.read_bytes() == kept
+    assert all(torch.isfinite(value).all() for value in _weights(tmp_path / "out/model.pth").values())
+    assert not (tmp_path / "out/report.json").exists()
+    sane = config("gpr", hyper={"epochs": 3, "lr": 1e-4}, accept_changes=True)
+    watcher = Watcher()
+    assert run(sane, watcher).steps == 9
+    assert min(watcher.losses) == 5
+    assert set(good) == set(_weights(tmp_path / "out/model.pth"))
+
+
+def test_a_finished_or_foreign_output_is_not_trained_over(
+    config: Callable[..., TuneConfig], student_files: tuple[str, Path], tmp_path: Path
+) -> None:
+    first = run(config("gpr", metric="last"))
+    watcher = Watcher()
+    again = run(config("gpr", metric="last"), watcher)
+    assert not watcher.losses
+    assert (again.steps, again.best_step) == (first.steps, first.best_step)
+    with pytest.raises(TuningError, match=r"other settings \(--margin\)") as caught:
+        run(config("gpr", metric="last", hyper={"margin": 0.2}))
+    assert "--accept-changes" in str(caught.value)
+    for method, words in (("mcip", "method"), ("realign", "method")):
+        with pytest.raises(TuningError, match=words) as caught:
+            run(config(method, metric="last", accept_changes=True))
+        assert "--accept-changes" not in str(caught.value)
+    report = run(config("gpr", metric="last", hyper={"margin": 0.2}, restart=True), watcher)
+    assert min(watcher.losses) == 1
+    assert report.steps == first.steps
+
+
+def test_early_stop_and_no_gain_are_told(config: Callable[..., TuneConfig]) -> None:
+    hopeless = {
+        "lr": 1e-12,
+        "proxy_lr": 1e-12,
+        "lr_min": 0.0,
+        "tests_per_epoch": 99,
+        "patience": 3,
+        "patch_dropout": 0.0,
+    }
+    report: TuneReport = run(config("gpr", hyper={"epochs": 9, **hopeless}))
+    assert report.stopped_early
+    assert (report.best_step, report.steps) == (1, 4)
+    assert any(notice.startswith("no gain") for notice in report.notices)
+    assert run(config("gpr", hyper={"epochs": 9, **hopeless})).steps == 4
+
+
+def test_memory_that_runs_out_names_the_knob() -> None:
+    hyper = hyper_parameters("mcip", batch_size=64, grad_checkpointing=False, precision="fp32")
+    with pytest.raises(TuningError) as caught, helpful_memory_errors(hyper):
+        torch.empty(1 << 56)
+    for words in (
+        "out of memory",
+        "--batch-size below 64",
+        "--grad-checkpointing",
+        "--precision bf16",
+        "--patch-dropout",
+    ):
+        assert words in str(caught.value)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), helpful_memory_errors(hyper):
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_random_weights_are_those_of_the_seed(student_files: tuple[str, Path], table: Path, tmp_path: Path) -> None:
+    made = []
+    for number, seed in enumerate((1, 1, 2)):
+        hyper = hyper_parameters("contrastive", **{**SMALL, "epochs": 1, "seed": seed, "warmup_steps": 2})
+        before = torch.get_rng_state()
+        report = run(
+            TuneConfig(method="contrastive", model=student_files[0], data=table, output=tmp_path / str(number), hyper=hyper,
+                       metric="last", tensorboard=False)
+        )  # fmt: skip
+        assert torch.equal(torch.get_rng_state(), before)  # the caller's random numbers are its own
+        made.append(_weights(report.model))
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert not torch.equal(made[0]["visual.proj"], made[2]["visual.proj"])
