@@ -101,8 +101,8 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "TextCutWarning",
-    "adopt",
     "TuningError",
+    "adopt",
     "point_id",
 ]
 

@@ -12,7 +12,7 @@ import click
 from tqdm import tqdm
 
 from mcip_qdrant.cli.eval_options import EvalOptions
-from mcip_qdrant.cli.extras import needs_extra
+from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.cli.options import on_one_line
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mcip_qdrant.cli.extras import needs_extra
+from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.cli.options import ANY_PATH
 from mcip_qdrant.tuning.hyper import HyperParameters, Method, hyper_parameters, knobs_of
 

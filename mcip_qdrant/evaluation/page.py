@@ -13,7 +13,7 @@ from mcip_qdrant.errors import ImageError, SourceError
 from mcip_qdrant.evaluation.datasets import show
 from mcip_qdrant.evaluation.evaluation import Evaluation, Shown
 from mcip_qdrant.evaluation.report import Report, data, interval_note, percent
-from mcip_qdrant.query import rgb_image
+from mcip_qdrant.picture import rgb_image
 
 _THUMBNAIL: Final = 160
 _TEMPLATE: Final = Path(__file__).with_name("page.html.j2")
