@@ -119,23 +119,23 @@ def find_captions(config: CaptionConfig, listener: Listener | None = None) -> Ca
     Raises:
         SourceError, ExportError, TuningError: images, model or captions cannot be used; what was computed stays.
     """
-    with processes(config.device) as together:
-        told = listener if listener is not None and together.first else Silence()
-        texts = read_caption_file(config.caption_file)
-        images = load_images(config.data)
-        for notice in images.notices:
-            told.note(notice)
-        if len(images) == 0:
-            raise TuningError(f"{config.data}: no images")
-        config.output.mkdir(parents=True, exist_ok=True)
-        student = load_student(config.source, patch_dropout=0.0, seed=0)
-        image_vectors, caption_vectors = _vectors(config, images, texts, student, together, told)
-        identity = digest([student.identity, *texts, *file_states(images.paths), f"{config.top} {config.threshold}"])
-        blocks = _match_all(config, identity, image_vectors, caption_vectors, together, told)
-        together.wait()
-        report = _write_table(config, blocks, images, texts, image_vectors, together)
-        together.wait()
-        return report
+    together = processes(config.device)
+    told = listener if listener is not None and together.first else Silence()
+    texts = read_caption_file(config.caption_file)
+    images = load_images(config.data)
+    for notice in images.notices:
+        told.note(notice)
+    if len(images) == 0:
+        raise TuningError(f"{config.data}: no images")
+    config.output.mkdir(parents=True, exist_ok=True)
+    student = load_student(config.source, patch_dropout=0.0, seed=0)
+    image_vectors, caption_vectors = _vectors(config, images, texts, student, together, told)
+    identity = digest([student.identity, *texts, *file_states(images.paths), f"{config.top} {config.threshold}"])
+    blocks = _match_all(config, identity, image_vectors, caption_vectors, together, told)
+    together.wait()
+    report = _write_table(config, blocks, images, texts, image_vectors, together)
+    together.wait()
+    return report
 
 
 def _vectors(

@@ -5,9 +5,8 @@ Starting the processes is torchrun's work and averaging gradients DistributedDat
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -64,9 +63,10 @@ class Processes:
         return DistributedDataParallel(module, device_ids=devices)
 
 
-@contextmanager
-def processes(device: str) -> Iterator[Processes]:
-    """Join the group that torchrun's environment describes; without one, be alone.
+def processes(device: str) -> Processes:
+    """Join the group that torchrun's environment describes, once; without one, be alone.
+
+    The group lasts until the program ends: torchrun's store remembers addresses, so a second group would meet the first one's.
 
     Args:
         device: `cpu`, `cuda` or `auto`.
@@ -78,15 +78,12 @@ def processes(device: str) -> Iterator[Processes]:
         raise TuningError("--device cuda: torch sees no GPU here; check the driver, or use --device cpu")
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    place = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+    place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(place)
-    if world_size == 1 or distributed.is_initialized():
-        yield Processes(int(os.environ.get("RANK", "0")) if world_size > 1 else 0, world_size, place)
-        return
-    distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
-    try:
-        yield Processes(distributed.get_rank(), world_size, place)
-    finally:
-        distributed.destroy_process_group()
+    if world_size == 1:
+        return Processes(0, 1, place)
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
+        atexit.register(distributed.destroy_process_group)
+    return Processes(distributed.get_rank(), world_size, place)

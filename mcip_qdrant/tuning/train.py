@@ -37,7 +37,7 @@ def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
     began = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
-        together = stack.enter_context(processes(config.device))
+        together = processes(config.device)
         told: Listener = (listener or Silence()) if together.first else Silence()
         if config.tensorboard and together.first:
             told = stack.enter_context(closing(TensorBoardLog(config.output / LOG_FOLDER, told)))
@@ -58,25 +58,25 @@ def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
 
 def _two_stages(config: TuneConfig, listener: Listener | None) -> TuneReport:
     """2SFT: GPR-FT, then re-alignment of the text tower to the tuned image tower."""
-    with processes(config.device) as together:
-        first = run(replace(config, method="gpr", output=config.output / "gpr"), listener)
-        second = replace(
-            config,
-            method="realign",
-            output=config.output / "realign",
-            checkpoint=first.model,
-            data=config.pairs or config.data,
-            hyper=config.realign_hyper or hyper_parameters("realign"),
-            validation=_captioned(config.validation),
-            metric=None,
+    together = processes(config.device)
+    first = run(replace(config, method="gpr", output=config.output / "gpr"), listener)
+    second = replace(
+        config,
+        method="realign",
+        output=config.output / "realign",
+        checkpoint=first.model,
+        data=config.pairs or config.data,
+        hyper=config.realign_hyper or hyper_parameters("realign"),
+        validation=_captioned(config.validation),
+        metric=None,
+    )
+    report = replace(run(second, listener), method="2sft", model=config.output / MODEL_FILE)
+    if together.first:
+        copy_file(second.output / MODEL_FILE, report.model)
+        save_text(
+            json.dumps({**report.as_json(), "first_stage": first.as_json()}, indent=2), config.output / REPORT_FILE
         )
-        report = replace(run(second, listener), method="2sft", model=config.output / MODEL_FILE)
-        if together.first:
-            copy_file(second.output / MODEL_FILE, report.model)
-            save_text(
-                json.dumps({**report.as_json(), "first_stage": first.as_json()}, indent=2), config.output / REPORT_FILE
-            )
-        together.wait()
+    together.wait()
     return report
 
 
