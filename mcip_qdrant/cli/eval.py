@@ -12,8 +12,8 @@ from mcip_qdrant.cli.eval_captions import captions_command, coco_command, flickr
 from mcip_qdrant.cli.eval_collection import collection_command
 from mcip_qdrant.cli.eval_options import EvalOptions, eval_options, ks_option
 from mcip_qdrant.cli.eval_output import evaluate
-from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.cli.options import ANY_PATH
+from mcip_qdrant.extras import needs_extra
 
 if TYPE_CHECKING:
     from mcip_qdrant.evaluation.datasets import LabelledImages

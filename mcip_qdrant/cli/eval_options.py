@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.cli.options import ANY_PATH, device_option, json_option, precision_option
+from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.manifest import Precision
 
 if TYPE_CHECKING:

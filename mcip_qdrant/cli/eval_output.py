@@ -12,8 +12,8 @@ import click
 from tqdm import tqdm
 
 from mcip_qdrant.cli.eval_options import EvalOptions
-from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.cli.options import on_one_line
+from mcip_qdrant.extras import needs_extra
 
 if TYPE_CHECKING:
     from mcip_qdrant.evaluation.embed import Embedder

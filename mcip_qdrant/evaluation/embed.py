@@ -20,7 +20,7 @@ from mcip_qdrant.evaluation.model import Model
 from mcip_qdrant.evaluation.preparation import Preparation, prepare
 from mcip_qdrant.evaluation.rows import RowWriter
 from mcip_qdrant.evaluation.similarity import Rows
-from mcip_qdrant.query import rgb_image
+from mcip_qdrant.picture import rgb_image
 
 _BATCH: Final = 32
 _TEXTS: Final = 256
