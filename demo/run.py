@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+RANDOM_MODEL = "ViT-B-32"
 FEWEST_RIGHT = 0.8  # of the drawn world's hits
 SHOWN = 5
 
@@ -55,11 +56,17 @@ def main() -> None:
 
     OUT.mkdir(exist_ok=True)
     shutil.rmtree(OUT / "qdrant", ignore_errors=True)
-    bundle = options.bundle or export_small_model()
-    drawn = options.photos is None and options.bundle is None
+    trained = WEIGHTS.is_file()
+    bundle = options.bundle or (export_small_model() if trained else export_random_model())
+    drawn = options.photos is None and options.bundle is None and trained
     enough = drawn_world(bundle, options.text) if drawn else photographs(bundle, options)
     print(f"\ncontact sheets to look at: {OUT / 'text.png'} and {OUT / 'image.png'}")
-    if options.bundle is None:
+    if options.bundle is None and not trained:
+        print(
+            "This model has random weights: pictures find their copies, words mean nothing to it. For real searches export a trained\n"
+            "checkpoint (README) and run: python demo/run.py --photos DIR --bundle DIR"
+        )
+    elif options.bundle is None:
         print(
             "The model was trained on drawn pictures like these in minutes (docs/small-world.md) and knows nothing else.\n"
             "For photographs, export a trained checkpoint (README) and run: python demo/run.py --photos DIR --bundle DIR"
@@ -74,6 +81,19 @@ def export_small_model() -> Path:
     if not (bundle / "manifest.json").exists():
         model = ("--model", f"local-dir:{FOLDER}", "--checkpoint", WEIGHTS)
         print(command("export", *model, "--precision", "fp32", "--output", bundle), end="")
+    return bundle
+
+
+def export_random_model() -> Path:
+    """Until the small world's model is trained: a large one that knows nothing."""
+    from mcip_qdrant.export.random_weights import random_checkpoint
+
+    bundle, checkpoint = OUT / "random.bundle", OUT / "random.pth"
+    if not (bundle / "manifest.json").exists():
+        random_checkpoint(RANDOM_MODEL, checkpoint)
+        model = ("--model", RANDOM_MODEL, "--checkpoint", checkpoint, "--no-quick-gelu")
+        print(command("export", *model, "--precision", "fp32", "--output", bundle), end="")
+        checkpoint.unlink()
     return bundle
 
 
