@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 # mypy does not follow the mapping of export/ and workers/ into the package (docs/adr/0001), so it gets the folders as a wheel has them.
 TYPED := build/typed
 
-.PHONY: help setup demo test chaos redis check format test-full-size bench clean
+.PHONY: help setup demo test chaos redis browser check format test-full-size bench clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml
 demo: setup ## export a small model, ingest drawn pictures, search them (PHOTOS=dir your own pictures, BUNDLE=dir a real model)
 	$(BIN)/python demo/run.py $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
-test: setup redis ## run the whole test suite
+test: setup redis browser ## run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: setup redis ## the tests that kill workers, Redis, Qdrant and dispatchers, at full length (15 minutes)
@@ -42,6 +42,12 @@ redis:
 	@command -v redis-server >/dev/null || { \
 		if [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends redis-server; \
 		else echo "redis-server is missing, so tests that need it are skipped; on Debian or Ubuntu: sudo apt-get install redis-server"; fi; }
+
+# The page of `serve` is tested in a real browser.
+browser:
+	@command -v chromium >/dev/null || { \
+		if [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y --no-install-recommends chromium; \
+		else echo "chromium is missing, so tests of the page are skipped; on Debian or Ubuntu: sudo apt-get install chromium"; fi; }
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .
