@@ -122,6 +122,7 @@ def test_sigterm_returns_what_is_in_hand(tmp_path: Path, clip: Exported) -> None
         cluster.proxy.delay = 0.4
         cluster.proxy.mode = "slow"
         wait_for(lambda: cluster.in_hand(leaving) == CONCURRENCY and cluster.settled(run) > 50, 30, cluster)
+        before = len(leaving.log("chunk"))
         leaving.send(signal.SIGTERM)
         leaving.end(0, within=20)
         assert cluster.in_hand(leaving) == 0
@@ -134,8 +135,8 @@ def test_sigterm_returns_what_is_in_hand(tmp_path: Path, clip: Exported) -> None
         assert not peer.log("chunk skipped")
         assert_ledger(cluster, run, archive)
         assert_points(cluster, archive)
-        assert leaving.log("chunk")
-        assert leaving.log("chunk returned")
+        # Each was finished, handed on in part, or returned, as far as it had come.
+        assert leaving.log("chunk")[before:] or leaving.log("chunk returned")
         assert not [line for line in leaving.log() if "exception" in line]
         peer.send(signal.SIGTERM)
         peer.end(0, within=20)  # with nothing in hand
