@@ -164,7 +164,7 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     with needs_extra("tune", "tuning"):
         from mcip_qdrant.cli.tune_output import TuneBar
         from mcip_qdrant.tuning.config import TuneConfig
-        from mcip_qdrant.tuning.run import run
+        from mcip_qdrant.tuning.train import run
     config = TuneConfig(method=method, hyper=hyper, realign_hyper=realign, **options)
     with TuneBar() as bar:
         report = run(config, bar)

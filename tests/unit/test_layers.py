@@ -28,7 +28,7 @@ TUNING_LAYERS = {
     **dict.fromkeys(("optimisation", "student", "material", "encode", "batches"), 2),
     **dict.fromkeys(("exam", "resume", "loop"), 3),
     **dict.fromkeys(("build", "captions"), 4),
-    "run": 5,
+    "train": 5,
 }
 EVALUATION_LAYERS = {
     **dict.fromkeys(("cache", "checkpoint", "datasets", "gnd", "model", "preparation"), 0),
