@@ -259,6 +259,7 @@ def test_a_real_process_without_torch_and_with_a_bad_image(clip: Exported, class
     [
         ((), "say what to evaluate"),
         (("--model", "ViT-B-32"), "needs both --model NAME and --checkpoint FILE"),
+        (("--model", "ViT-B-32", "--checkpoint", "x", "--precision", "int8"), "a checkpoint runs in float32"),
         (("--compare", "a", "b", "--model", "x"), "--compare names both models"),
         (("--bundle", "b", "--k", "0"), "numbers from 1 on"),
     ],
