@@ -89,6 +89,8 @@ class EvalOptions:
     def _checkpoint(self, model: str, checkpoint: Path) -> Model:
         from mcip_qdrant.session import Device
 
+        if self.precision is not None and self.compare is None:
+            raise click.UsageError("--precision chooses a bundle's graphs; a checkpoint runs in float32")
         click.echo(f"loading torch and {checkpoint.name} …", err=True)
         with needs_extra("eval,export", "evaluating a checkpoint"):
             from mcip_qdrant.evaluation.checkpoint import CheckpointModel

@@ -83,6 +83,7 @@ def test_arc_margin_on_its_own_proxy_has_a_finite_gradient() -> None:
     assert torch.isfinite(loss.proxies.grad).all()
 
 
+@settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(0.01, 1.5))
 def test_margin_is_the_angle_rule_and_falls_with_the_angle(cosine: float, margin: float) -> None:
     made = add_margin(torch.tensor([cosine], dtype=torch.float64), margin)

@@ -259,6 +259,7 @@ def test_a_real_process_without_torch_and_with_a_bad_image(clip: Exported, class
     [
         ((), "say what to evaluate"),
         (("--model", "ViT-B-32"), "needs both --model NAME and --checkpoint FILE"),
+        (("--model", "ViT-B-32", "--checkpoint", "x", "--precision", "int8"), "a checkpoint runs in float32"),
         (("--compare", "a", "b", "--model", "x"), "--compare names both models"),
         (("--bundle", "b", "--k", "0"), "numbers from 1 on"),
     ],
@@ -285,7 +286,7 @@ def test_missing_extras_are_named(
         evaluate("cars", tmp_path, "--bundle", clip.folder)
 
 
-COUNT, CLASSES = 2000, 20
+COUNT, CLASSES, ASKED = 1500, 20, 25
 
 
 @pytest.fixture(scope="module")
@@ -327,15 +328,16 @@ def indexed(clip: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_what_an_index_costs(indexed: tuple[QdrantService, Any, Any], clip: Exported, tmp_path: Path) -> None:
     service, vectors, labels = indexed
     where = ("collection", "images", "--bundle", clip.folder, "--qdrant", service.url, "--json")
-    options = ("--class", "species", "--captions", "caption", "--depth", COUNT, "--k", "1,10", "--queries", 60)
-    said = evaluate(*where, *options, "--html", tmp_path / "page.html")
-    assert said.report["data"] == {"points": COUNT, "image queries": 60, "text queries": 120, "classes": CLASSES}
-    # Exact search loses nothing, and gives the figures that plain NumPy gives for the same 60 queries.
+    options = ("--class", "species", "--k", "1,10", "--queries", ASKED)
+    said = evaluate(*where, *options, "--captions", "caption", "--depth", 30, "--html", tmp_path / "page.html")
+    sizes = {"points": COUNT, "image queries": ASKED, "text queries": 2 * ASKED, "classes": CLASSES}
+    assert said.report["data"] == sizes
+    # Exact search loses nothing, and gives the figures that plain NumPy gives for the same queries.
     ids = [point_id(str(number)) for number in range(COUNT)]
     order = np.argsort(ids)
-    drawn = order[np.sort(np.random.default_rng(0).permutation(COUNT)[:60])]
+    drawn = order[np.sort(np.random.default_rng(0).permutation(COUNT)[:ASKED])]
     exact = vectors.astype(np.float64) @ vectors[drawn].astype(np.float64).T
-    exact[drawn, np.arange(60)] = -2
+    exact[drawn, np.arange(ASKED)] = -2
     nearest = (labels[exact.argmax(axis=0)] == labels[drawn]).mean()
     precisions = [
         average_precision_score(np.delete(labels == labels[query], query), np.delete(exact[:, place], query))
@@ -343,7 +345,8 @@ def test_what_an_index_costs(indexed: tuple[QdrantService, Any, Any], clip: Expo
     ]
     assert said.value("index recall@10, images") == said.value("index recall@10, texts") == 1.0
     assert said.value("R@1, images") == pytest.approx(nearest)
-    assert said.value(f"mAP@{COUNT}, images") == pytest.approx(np.mean(precisions), abs=1e-4)
+    deep = evaluate(*where, "--class", "species", "--k", "1", "--queries", ASKED, "--depth", COUNT)
+    assert deep.value(f"mAP@{COUNT}, images") == pytest.approx(np.mean(precisions), abs=1e-4)
     # The bad index loses, and texts and images are told apart.
     images, texts = said.value("index recall@10, images", 1), said.value("index recall@10, texts", 1)
     assert images < 0.95

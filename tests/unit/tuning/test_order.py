@@ -35,6 +35,7 @@ def test_a_batch_larger_than_the_data_is_the_data() -> None:
     assert sorted(draw.index for draw in order.here(0)) == list(range(10))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 11))
 def test_starting_later_is_the_rest(start: int) -> None:
     order = Order(23, batch_size=4, epochs=3, seed=1, epoch_share=0.9)
@@ -54,6 +55,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert first[0].rng().random() == first[0].rng().random()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 80), st.integers(0, 99))
 def test_class_balanced_draws_every_class_equally_often(given_labels: list[int], count: int, seed: int) -> None:
     labels = np.array(given_labels, dtype=np.int64)
