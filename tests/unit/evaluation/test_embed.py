@@ -17,7 +17,7 @@ from mcip_qdrant.evaluation import embed, rows
 from mcip_qdrant.evaluation.embed import Embedder, Watch
 from mcip_qdrant.evaluation.preparation import prepare
 from mcip_qdrant.evaluation.rows import StoredRows
-from mcip_qdrant.query import rgb_image
+from mcip_qdrant.picture import rgb_image
 
 
 @pytest.fixture
