@@ -58,10 +58,10 @@ def test_a_dead_workers_chunks_are_taken_over_by_a_running_idle_peer(tmp_path: P
         cluster.proxy.mode = "slow"
         wait_for(lambda: cluster.in_hand(victim) == 3, 30, cluster)
         received = time.monotonic()
+        assert cluster.db.hlen("unacked") == 3, "what a worker has in hand stays the broker's"
         (peer,) = cluster.start_workers(1, env={"MCIP_QDRANT_URL": cluster.qdrant_url})
         assert cluster.in_hand(peer) == 0
         victim.kill()
-        assert cluster.db.hlen("unacked") == 3, "what a worker has in hand stays the broker's"
         cluster.proxy.mode = "pass"
         dispatcher.end(0, within=60)
         waited = time.monotonic() - received
