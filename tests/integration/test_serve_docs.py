@@ -54,7 +54,9 @@ def test_curl_gets_vectors_that_find_the_right_picture(shown: Shown, answers: li
 
 def test_the_limits_are_those_of_the_code() -> None:
     limits = Limits()
-    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", PAGE.split("## Limits")[1].split("## Operating")[0], re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| (.+?) \| (.+?) \|$", PAGE.split("## Limits")[1].split("## Operating")[0], re.MULTILINE)
+    )
     assert rows["body; all bodies at once"] == f"{limits.max_body_bytes >> 20} MB; {limits.buffered_bytes >> 20} MB"
     assert rows["picture"].startswith(f"{limits.max_pixels // 1_000_000} megapixels")
     assert rows["texts, pictures in one request; characters of a text"] == (
