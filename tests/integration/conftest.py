@@ -97,7 +97,9 @@ def shown(clip: Exported, workshop: Path) -> Iterator[Shown]:
     names[8].rename(folder / XSS_NAME)
     (folder / "größe 100% & more").mkdir()
     names[9].rename(folder / "größe 100% & more" / "a #1?.jpg")
-    rows = [f"{name.name},{2015 + index % 3},{('harbour', XSS_VALUE)[index % 2]}\n" for index, name in enumerate(names[10:])]
+    rows = [
+        f"{name.name},{2015 + index % 3},{('harbour', XSS_VALUE)[index % 2]}\n" for index, name in enumerate(names[10:])
+    ]
     (home / "tags.csv").write_text("path,year,place\n" + "".join(rows))
     where = ("--bundle", clip.folder, "--qdrant", home / "qdrant")
     run("ingest", folder, *where, "--columns", home / "tags.csv", "--json", cwd=home)
