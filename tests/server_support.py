@@ -29,7 +29,7 @@ XSS_NAME = "<img src=x onerror=document.title='owned'>.jpg"
 XSS_VALUE = "<script>document.title='owned'</script>"
 """What attackers would call a file, and put into a column."""
 
-_STARTING_S = 60.0
+_STARTING_S = 120.0
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Served:
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = httpx.Client(base_url=self.url, timeout=90)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """POST as JSON."""
@@ -97,7 +97,7 @@ def serving(*arguments: object, cwd: Path, env: dict[str, str] | None = None) ->
             yield served
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(30)
+        code = process.wait(60)
         reader.join(10)
         process.stderr.close()
         if process.stdout is not None:

@@ -133,7 +133,7 @@ def test_two_hundred_clients_get_their_own_vectors(shown: Shown, encoder: QueryE
 
     async def main() -> None:
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(base_url=shown.served.url, timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=shown.served.url, timeout=120, limits=limits) as client:
             await asyncio.gather(*(client_of(number, client) for number in range(200)))
 
     def model_calls() -> tuple[float, float]:

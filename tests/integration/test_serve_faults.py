@@ -35,7 +35,7 @@ def status(served: Served, **body: Any) -> tuple[int, str]:
 
 def eventually(served: Served, wanted: int) -> str:
     """Ask until the status is the wanted one: what a name stands for is looked up every two seconds."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while (found := status(served))[0] != wanted:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
@@ -98,24 +98,21 @@ def test_qdrant_comes_late_goes_and_comes_back_and_its_collection_changes(
 def test_a_qdrant_that_hangs_holds_up_nothing_but_searches(clip: Exported) -> None:
     """It takes connections and never answers."""
 
-    async def clients(url: str) -> tuple[list[int], float]:
-        async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=80)) as client:
+    async def clients(url: str) -> list[int]:
+        async with httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=80)) as client:
             searches = [asyncio.create_task(client.post("/v1/search", json={"text": "x"})) for _ in range(60)]
             await asyncio.sleep(0.3)
-            started = time.monotonic()
-            for _ in range(5):
-                assert (await client.post("/v1/embeddings", json={"input": "x"})).status_code == 200
-            took_s = time.monotonic() - started
-            assert not any(search.done() for search in searches[:16])
-            return [(await search).status_code for search in searches], took_s
+            assert (await client.post("/v1/embeddings", json={"input": "x"})).status_code == 200
+            assert not any(search.done() for search in searches), "no thread had to become free for that"
+            return [(await search).status_code for search in searches]
 
     with socket.create_server(("127.0.0.1", 0), backlog=200) as silent, QueryEncoder.open(clip.folder) as encoder:
-        store = open_store(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=1)
-        with in_thread(encoder, Limits(patience_s=2), store=store) as url:
-            statuses, took_s = asyncio.run(clients(url))
+        store = open_store(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=3)
+        with in_thread(encoder, Limits(patience_s=12), store=store) as url:
+            started = time.monotonic()
+            assert set(asyncio.run(clients(url))) == {503}
+            assert time.monotonic() - started < 40, "sixty in turn would take minutes"
         store.close()
-    assert set(statuses) == {503}
-    assert took_s < 1.5
 
 
 def point_to(client: QdrantClient, collection: str, *, moved: bool = False) -> None:

@@ -7,8 +7,9 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -24,8 +25,8 @@ MIB = 1 << 20
 SMALL = Limits(
     max_body_bytes=MIB,
     buffered_bytes=2 * MIB,
-    upload_grace_s=0.6,
-    header_timeout_s=0.6,
+    upload_grace_s=1.0,
+    header_timeout_s=0.8,
     connections=40,
     requests_at_once=12,
     min_bytes_per_s=50_000_000,
@@ -51,6 +52,25 @@ def small(encoder: QueryEncoder) -> Iterator[str]:
     """A server with limits that a test can reach."""
     with in_thread(encoder, SMALL) as url:
         yield url
+
+
+def get(url: str) -> httpx.Response:
+    """GET, with patience for a busy machine."""
+    return httpx.get(url, timeout=60)
+
+
+def post(url: str, **options: Any) -> httpx.Response:
+    """POST, with patience for a busy machine."""
+    return httpx.post(url, timeout=60, **options)
+
+
+def eventually(ask: Callable[[], httpx.Response], status: int, within_s: float = 20) -> httpx.Response:
+    """Ask until the answer has this status."""
+    deadline = time.monotonic() + within_s
+    while (answer := ask()).status_code != status:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.05)
+    return answer
 
 
 def connect(url: str) -> socket.socket:
@@ -122,7 +142,7 @@ def test_another_site_s_requests_do_not_arrive(shown: Shown) -> None:
 
 
 def test_a_body_that_is_announced_too_large_is_refused(small: str) -> None:
-    answer = httpx.post(f"{small}v1/embeddings", json={"input": "x" * (MIB + 1)})
+    answer = post(f"{small}v1/embeddings", json={"input": "x" * (MIB + 1)})
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "body_too_large"
     assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
@@ -135,7 +155,7 @@ def test_a_body_that_grows_too_large_is_refused(small: str) -> None:
             yield b"x" * 65536
         yield b'"}'
 
-    answer = httpx.post(f"{small}v1/embeddings", content=pieces(), headers={"Content-Type": "application/json"})
+    answer = post(f"{small}v1/embeddings", content=pieces(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
 
 
@@ -156,25 +176,25 @@ def test_an_upload_that_drips_is_cut_off(small: str) -> None:
             except OSError:
                 break
             time.sleep(0.05)
-            if time.monotonic() - started > 1.5:
+            if time.monotonic() - started > 2:
                 break
         answer = everything(line)
     assert answer.startswith(b"HTTP/1.1 408"), answer[:100]
     assert b"slow_upload" in answer
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 8
 
 
 def test_a_head_that_drips_is_cut_off(small: str) -> None:
     with connect(small) as line:
         started = time.monotonic()
         line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
-        while time.monotonic() - started < 4:
+        while time.monotonic() - started < 8:
             try:
                 line.sendall(b"X: y\r\n")
             except OSError:
                 break
             time.sleep(0.05)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 6
 
 
 def test_a_second_head_that_drips_is_cut_off_too(small: str) -> None:
@@ -184,7 +204,7 @@ def test_a_second_head_that_drips_is_cut_off_too(small: str) -> None:
         line.sendall(b"GET /health HTTP/1.1\r\n")
         started = time.monotonic()
         everything(line)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4.5, "before the keep-alive timeout"
 
 
 def test_silent_connections_make_room(small: str) -> None:
@@ -193,8 +213,8 @@ def test_silent_connections_make_room(small: str) -> None:
     try:
         with connect(small) as over:
             assert b"Retry-After: 1" in everything(over)
-        time.sleep(SMALL.header_timeout_s + 0.4)
-        assert httpx.get(f"{small}health").status_code == 200
+        time.sleep(SMALL.header_timeout_s)
+        assert eventually(lambda: get(f"{small}health"), 200)
     finally:
         for line in lines:
             line.close()
@@ -208,23 +228,23 @@ def test_half_sent_bodies_do_not_fill_the_memory(small: str) -> None:
             line = connect(small)
             line.sendall(head(MIB) + b" " * 1000)
             lines.append(line)
-        time.sleep(0.1)
-        answer = httpx.post(f"{small}v1/embeddings", json={"input": "x"})
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        answer = eventually(
+            lambda: post(f"{small}v1/embeddings", json={"input": "x"}), 503, within_s=SMALL.upload_grace_s
+        )
+        assert answer.headers["retry-after"] == "1"
         for line in lines:
             assert everything(line).startswith(b"HTTP/1.1 408")
     finally:
         for line in lines:
             line.close()
-    assert httpx.post(f"{small}v1/embeddings", json={"input": "x"}).status_code == 200
+    assert post(f"{small}v1/embeddings", json={"input": "x"}).status_code == 200
 
 
 def test_a_client_that_breaks_off_costs_nothing(small: str) -> None:
     for _ in range(20):
         with connect(small) as line:
             line.sendall(head(MIB) + b" " * 1000)
-    time.sleep(0.2)
-    assert httpx.post(f"{small}v1/embeddings", json={"input": "x"}).status_code == 200
+    assert eventually(lambda: post(f"{small}v1/embeddings", json={"input": "x"}), 200)
 
 
 # Overload.
@@ -244,14 +264,14 @@ def test_overload_answers_503_with_retry_after_and_the_others_get_their_own_vect
 
     async def clients(url: str) -> list[httpx.Response]:
         pool = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(base_url=url, timeout=30, limits=pool) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=120, limits=pool) as client:
             bodies = [{"input": [f"text {number}-{row}" for row in range(20)]} for number in range(100)]
             return await asyncio.gather(*(client.post("/v1/embeddings", json=body) for body in bodies))
 
     with in_thread(encoder, limits) as url:
         answers = asyncio.run(clients(url))
-        assert httpx.get(f"{url}health").json()["status"] == "ok"
-        assert httpx.post(f"{url}v1/embeddings", json={"input": "later"}).status_code == 200
+        assert get(f"{url}health").json()["status"] == "ok"
+        assert post(f"{url}v1/embeddings", json={"input": "later"}).status_code == 200
     assert {answer.status_code for answer in answers} == {200, 503}
     for number, answer in enumerate(answers):
         if answer.status_code == 503:
@@ -272,14 +292,13 @@ def test_health_sees_a_model_that_hangs(encoder: QueryEncoder, monkeypatch: pyte
 
     monkeypatch.setattr(encoder, "texts", hanging)
     with in_thread(encoder, Limits(stall_s=0.2)) as url:
-        asking = threading.Thread(target=httpx.post, args=(f"{url}v1/embeddings",), kwargs={"json": {"input": "x"}})
+        asking = threading.Thread(target=post, args=(f"{url}v1/embeddings",), kwargs={"json": {"input": "x"}})
         asking.start()
-        time.sleep(0.5)
-        stuck = httpx.get(f"{url}health")
+        stuck = eventually(lambda: get(f"{url}health"), 503)
         gate.set()
         asking.join()
-        assert (stuck.status_code, stuck.json()["status"]) == (503, "stuck")
-        assert httpx.get(f"{url}health").status_code == 200
+        assert stuck.json()["status"] == "stuck"
+        assert get(f"{url}health").status_code == 200
 
 
 def test_a_failure_of_ours_shows_nothing_of_the_inside(encoder: QueryEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +307,7 @@ def test_a_failure_of_ours_shows_nothing_of_the_inside(encoder: QueryEncoder, mo
 
     monkeypatch.setattr(encoder, "texts", broken)
     with in_thread(encoder, Limits()) as url:
-        answer = httpx.post(f"{url}v1/embeddings", json={"input": "x"})
+        answer = post(f"{url}v1/embeddings", json={"input": "x"})
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "Traceback" not in answer.text
@@ -300,16 +319,16 @@ def test_a_failure_of_ours_shows_nothing_of_the_inside(encoder: QueryEncoder, mo
 
 def test_with_a_key_only_the_key_opens(encoder: QueryEncoder) -> None:
     with in_thread(encoder, Limits(), key="correct-horse-battery") as url:
-        assert httpx.get(url).status_code == 200, "the page itself holds no data"
-        assert httpx.get(f"{url}health").status_code == 200
-        without = httpx.post(f"{url}v1/embeddings", json={"input": "x"})
+        assert get(url).status_code == 200, "the page itself holds no data"
+        assert get(f"{url}health").status_code == 200
+        without = post(f"{url}v1/embeddings", json={"input": "x"})
         assert (without.status_code, without.headers["www-authenticate"]) == (401, "Bearer")
-        wrong = httpx.post(f"{url}v1/embeddings", json={"input": "x"}, headers={"Authorization": "Bearer wrong"})
+        wrong = post(f"{url}v1/embeddings", json={"input": "x"}, headers={"Authorization": "Bearer wrong"})
         assert wrong.json()["error"]["code"] == "invalid_api_key"
         key = {"Authorization": "Bearer correct-horse-battery"}
-        assert httpx.post(f"{url}v1/embeddings", json={"input": "x"}, headers=key).status_code == 200
-        assert httpx.get(f"{url}metrics").status_code == 401
-        assert httpx.get(f"{url}openapi.json").json()["security"] == [{"key": []}]
+        assert post(f"{url}v1/embeddings", json={"input": "x"}, headers=key).status_code == 200
+        assert get(f"{url}metrics").status_code == 401
+        assert get(f"{url}openapi.json").json()["security"] == [{"key": []}]
 
 
 def test_it_does_not_start_where_others_could_reach_it_without_a_key(clip: Exported, tmp_path: Path) -> None:

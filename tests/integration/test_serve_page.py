@@ -18,7 +18,7 @@ from mcip_qdrant.query import QueryEncoder
 from mcip_qdrant.server.settings import Limits
 from mcip_qdrant.store import open_store
 
-LOOKING_S = 15
+LOOKING_S = 40
 
 
 @pytest.fixture(scope="module")

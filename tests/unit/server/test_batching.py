@@ -177,7 +177,7 @@ def test_patience_is_measured_in_seconds() -> None:
         await asyncio.sleep(0.01)
         with pytest.raises(OverloadedError) as refused:
             await batcher.encode([2])
-        assert 1 <= refused.value.retry_after_s <= 4
+        assert 2 <= refused.value.retry_after_s <= 60, "some 50 rows of at least 50 ms"
         assert len(await waiting) == 50
 
     run(recorder, work, patience_s=0.5)
