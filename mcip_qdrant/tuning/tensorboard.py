@@ -34,7 +34,7 @@ class TensorBoardLog:
         """Open the log when training starts."""
         self._listener.begin(what, total, done)
         if what == "train":
-            self._writer = self._make(str(self._folder), purge_step=done + 1 if done else None)
+            self._writer = self._make(str(self._folder), purge_step=done + 1 if done else 0)
 
     def advance(self, items: int) -> None:
         """Pass on."""
