@@ -299,7 +299,7 @@ def indexed(clip: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     bundle = clip.bundle
     identity = {"space_id": bundle.space_id, "model": bundle.manifest.model, "embedding_dim": 32, "format": 1}
     with qdrant_server(tmp_path_factory.mktemp("qdrant")) as service:
-        client = QdrantClient(url=service.url, check_compatibility=False)
+        client = QdrantClient(url=service.url, check_compatibility=False, timeout=120)
         client.create_collection(
             "images",
             vectors_config=models.VectorParams(size=32, distance=models.Distance.COSINE),

@@ -1,4 +1,4 @@
-"""`mcip-qdrant tune …` as real processes: kills, several processes, refusals, and the road to a bundle."""
+"""`mcip-qdrant tune …` and real processes: kills, several processes, refusals, and the road to a bundle."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from cli_support import run, run_all
+from cli_support import run
+from click.testing import CliRunner, Result
 from tuning_processes import train_killed_at, train_together
 from tuning_support import CLASSES, IMAGES, write_archive, write_model
 
+from mcip_qdrant.cli.tune import tune_group
 from mcip_qdrant.encoder import EncoderSettings, TextEncoder
+from mcip_qdrant.errors import TuningError
 from mcip_qdrant.export.bundle_writer import ExportRequest, export_bundle
 from mcip_qdrant.session import Device
 from mcip_qdrant.tuning import hyper_parameters
@@ -136,32 +139,43 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(home: Path
             torch.testing.assert_close(made[key]["exp_avg"], value["exp_avg"], rtol=1e-3, atol=largest * 1e-5)
 
 
+def _command(*arguments: object) -> Result:
+    """The command in this process: importing torch in another one would take most of the time."""
+    return CliRunner().invoke(tune_group, [str(argument) for argument in arguments])
+
+
 def test_from_captions_to_a_bundle(home: Path) -> None:
-    """captions -> mcip -> export, by the commands of the documentation; beside it, a caption file that is empty."""
+    """captions -> mcip -> export, as in the documentation; beside it, a caption file that is empty."""
     (home / "captions.txt").write_text("\n".join(f"a thing of kind {number}" for number in range(30)))
     (home / "empty.txt").write_text("\n\n")
-    model = ("--model", "local-dir:arch", "--checkpoint", "base.pth")
-    find = ("tune", "captions", *model, "--data", "classes", "--threshold", "-1", "--top", "3")
-    found, empty = run_all(
-        [
-            (*find, "--caption-file", "captions.txt", "--output", "found"),
-            (*find, "--caption-file", "empty.txt", "--output", "nothing"),
-        ],
-        cwd=home,
-        expect=None,
+    model = ("--model", f"local-dir:{home / 'arch'}", "--checkpoint", home / "base.pth")
+    find = (
+        "captions",
+        *model,
+        "--data",
+        home / "classes",
+        "--threshold",
+        "-1",
+        "--top",
+        "3",
+        "--output",
+        home / "found",
     )
-    assert (found.code, empty.code) == (0, 1)
-    assert f"{3 * CLASSES * IMAGES} captions for {CLASSES * IMAGES} images" in found.out
-    assert "empty.txt holds no caption" in empty.err
-    tuned = run(
-        *("tune", "mcip", *model, "--data", "found/captions.jsonl", "--output", "tuned", "--hold-out", "0.3"),
+    empty = _command(*find, "--caption-file", home / "empty.txt")
+    assert isinstance(empty.exception, TuningError)
+    assert "empty.txt holds no caption" in str(empty.exception)
+    found = _command(*find, "--caption-file", home / "captions.txt")
+    assert found.exception is None
+    assert f"{3 * CLASSES * IMAGES} captions for {CLASSES * IMAGES} images" in found.stdout
+    tuned = _command(
+        *("mcip", *model, "--data", home / "found/captions.jsonl", "--output", home / "tuned", "--hold-out", "0.3"),
         *("--epochs", "1", "--batch-size", "12", "--lr", "1e-3", "--tests-per-epoch", "1"),
-        cwd=home,
     )
-    assert "weights written: tuned/model.pth" in tuned.out
-    assert "captions per image: 3.0 on average" in tuned.err
-    assert "train:" in tuned.err
-    assert "loss=" in tuned.err
+    assert tuned.exception is None
+    assert f"weights written: {home / 'tuned/model.pth'}" in tuned.stdout
+    assert "captions per image: 3.0 on average" in tuned.stderr
+    assert "train:" in tuned.stderr
+    assert "loss=" in tuned.stderr
     assert [step for step, _ in _curve(home / "tuned/log", "loss")] == [1, 2, 3]
     name = f"local-dir:{home / 'arch'}"
     request = ExportRequest(

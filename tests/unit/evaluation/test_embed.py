@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,15 @@ from mcip_qdrant.evaluation.rows import StoredRows
 from mcip_qdrant.picture import rgb_image
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classes(tmp_path_factory.mktemp("drawn") / "pictures", 10, 8)
+
+
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    return sorted(write_classes(tmp_path / "pictures", 10, 8).rglob("*.jpg"))
+def pictures(tmp_path: Path, drawn: Path) -> list[Path]:
+    """Eighty pictures that a test may damage."""
+    return sorted(Path(shutil.copytree(drawn, tmp_path / "pictures")).rglob("*.jpg"))
 
 
 def test_vectors_are_in_order_and_those_of_the_model(pictures: list[Path]) -> None:
