@@ -43,11 +43,11 @@ redis:
 		if [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends redis-server; \
 		else echo "redis-server is missing, so tests that need it are skipped; on Debian or Ubuntu: sudo apt-get install redis-server"; fi; }
 
-# The page of `serve` is tested in a real browser.
+# The page of `serve` is tested in a real browser, the commands of its documentation with curl.
 browser:
-	@command -v chromium >/dev/null || { \
-		if [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y --no-install-recommends chromium; \
-		else echo "chromium is missing, so tests of the page are skipped; on Debian or Ubuntu: sudo apt-get install chromium"; fi; }
+	@{ command -v chromium && command -v curl; } >/dev/null || { \
+		if [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y --no-install-recommends chromium curl; \
+		else echo "chromium or curl is missing, so tests of serve are skipped; on Debian or Ubuntu: sudo apt-get install chromium curl"; fi; }
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .
