@@ -1,7 +1,8 @@
 """`make demo`: checkpoint -> bundle -> collection -> searches, on this machine, without a server or a download.
 
 By itself it uses the small model of `demo/world` and pictures that the model has never seen, once that model is trained; until then
-a large one with random weights and sample photographs. With your own pictures (`--photos DIR`) and a bundle exported from a real checkpoint (`--bundle DIR`) it shows the same steps on those.
+a large one with random weights and sample photographs. With your own pictures (`--photos DIR`) and a bundle exported from
+a real checkpoint (`--bundle DIR`) it shows the same steps on those.
 
 Uses the command line exactly as a user would; each command is printed before it runs. Everything lands in demo/out.
 """
