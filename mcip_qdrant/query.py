@@ -19,6 +19,7 @@ from mcip_qdrant.manifest import Precision
 from mcip_qdrant.mix import checked_weights, weighted_sum
 from mcip_qdrant.picture import ImageLike, is_picture, rgb_image
 from mcip_qdrant.session import Device
+from mcip_qdrant.text import is_unicode
 
 MixPart: TypeAlias = "tuple[ImageLike, float]"
 """`(what, weight)`: a str is words, anything else a picture. A negative weight leads away from it."""
@@ -239,7 +240,7 @@ def _check_texts(texts: Sequence[str]) -> None:
             raise InvalidQueryError(f"a query text must be a str, not {type(text).__name__}")
         if not text.strip():
             raise InvalidQueryError("a query text must not be empty")
-        if any("\ud800" <= char <= "\udfff" for char in text):
+        if not is_unicode(text):
             raise InvalidQueryError(
                 f"{text[:200]!r} is not valid text: it holds bytes that are not UTF-8, or half a character"
             )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mcip_qdrant.errors import InvalidQueryError
 from mcip_qdrant.picture import ImageLike
 from mcip_qdrant.query import MixPart
+from mcip_qdrant.text import is_unicode
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -49,6 +50,10 @@ class Like:
         for name, examples in (("positive", like.positive), ("negative", like.negative)):
             if isinstance(examples, str) or not all(isinstance(one, str) for one in examples):
                 raise InvalidQueryError(f"the {name} examples of like must be a list of keys or point ids")
+            if broken := next((one for one in examples if not is_unicode(one)), None):
+                raise InvalidQueryError(
+                    f"{broken[:200]!r} is no key: it holds half a character; keys write such bytes as %XX (mcip_qdrant.keys.encode_path)"
+                )
         if like.strategy not in {"average_vector", "best_score", "sum_scores"}:
             raise InvalidQueryError(f"unknown strategy {like.strategy!r}: say average_vector, best_score or sum_scores")
         if not like.positive and (like.strategy == "average_vector" or not like.negative):

@@ -21,6 +21,7 @@ from mcip_qdrant.evaluation.preparation import Preparation, prepare
 from mcip_qdrant.evaluation.rows import RowWriter
 from mcip_qdrant.evaluation.similarity import Rows
 from mcip_qdrant.picture import rgb_image
+from mcip_qdrant.text import is_unicode
 
 _BATCH: Final = 32
 _TEXTS: Final = 256
@@ -99,7 +100,7 @@ class Embedder:
         Raises:
             SourceError: a text that is no text.
         """
-        if bad := next((text for text in texts if any("\ud800" <= char <= "\udfff" for char in text)), None):
+        if bad := next((text for text in texts if not is_unicode(text)), None):
             raise SourceError(f"{bad!r} is not valid text: it holds half a character")
         self.watch.begin(what, len(texts))
         writer = RowWriter(len(texts), self.model.embedding_dim, folder=self._folder())

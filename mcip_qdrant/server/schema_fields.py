@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from mcip_qdrant.server.settings import Limits
+from mcip_qdrant.text import is_unicode
 
 LIMITS = Limits()
 # 8 x 8 pixels of green.
@@ -31,10 +32,8 @@ def _words(text: str) -> str:
 
 
 def _whole(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise ValueError("half a character is no text") from exc
+    if not is_unicode(text):
+        raise ValueError("half a character is no text")
     return text
 
 

@@ -102,6 +102,8 @@ def test_examples_in_every_form() -> None:
         (Like(strategy="best_score"), "at least one"),
         (Like(positive="abc"), "list of keys"),
         (Like(positive=["a"], negative=[3]), "negative examples"),  # type: ignore[list-item]
+        ("photos/\ud800.jpg", "half a character"),
+        (Like(positive=["a"], negative=["\udcff"]), "half a character"),
         (Like(positive=["a"], strategy="nearest"), "unknown strategy"),  # type: ignore[arg-type]
     ],
 )
