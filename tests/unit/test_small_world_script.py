@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import small_world as script
 
 from mcip_qdrant.cli.tune import tune_group
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("small_world", ROOT / "benchmarks" / "small_world.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["small_world"] = module
-    before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
-
-
-def test_every_stage_is_a_command_that_exists_with_options_that_exist(script: ModuleType, tmp_path: Path) -> None:
+def test_every_stage_is_a_command_that_exists_with_options_that_exist(tmp_path: Path) -> None:
     for stage in script.STAGES:
         group, name, *arguments = script.command_line(stage, 0, tmp_path)
         assert group == "tune"
@@ -38,7 +21,7 @@ def test_every_stage_is_a_command_that_exists_with_options_that_exist(script: Mo
         assert given <= known, stage.name
 
 
-def test_a_stage_starts_from_one_that_came_before(script: ModuleType) -> None:
+def test_a_stage_starts_from_one_that_came_before() -> None:
     done: set[str | None] = {None}
     for stage in script.STAGES:
         assert stage.start in done
@@ -46,9 +29,7 @@ def test_a_stage_starts_from_one_that_came_before(script: ModuleType) -> None:
     assert set(script.ROWS) <= done
 
 
-def test_a_finished_stage_is_not_run_again_and_a_failed_one_is(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_stage_is_not_run_again_and_a_failed_one_is(tmp_path: Path) -> None:
     stage = script.STAGES[0]
     with pytest.raises(subprocess.CalledProcessError):
         script.run_stage(stage, 0, tmp_path / "without data")
@@ -58,7 +39,7 @@ def test_a_finished_stage_is_not_run_again_and_a_failed_one_is(
     assert script.run_stage(stage, 0, tmp_path) == {"clock": 3, "cpu": 2}
 
 
-def test_the_table_has_mean_lowest_and_highest(script: ModuleType) -> None:
+def test_the_table_has_mean_lowest_and_highest() -> None:
     found = [
         {"figures": {row: dict.fromkeys(script.FIGURES, value) for row in script.ROWS}} for value in (0.5, 0.7, 0.9)
     ]
@@ -68,7 +49,7 @@ def test_the_table_has_mean_lowest_and_highest(script: ModuleType) -> None:
     assert all(line.count("|") == len(script.COLUMNS) + 2 for line in lines)
 
 
-def test_without_results_the_page_stays(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_results_the_page_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "RESULTS", tmp_path)
     monkeypatch.setattr(script, "PAGE", tmp_path / "page.md")
     with pytest.raises(SystemExit, match="no seed has run"):
