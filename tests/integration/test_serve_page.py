@@ -226,6 +226,28 @@ def test_filters_narrow_the_answer(page: Page) -> None:
     expect(page.locator(".hit")).to_have_count(24)
 
 
+def test_numbers_of_filters_follow_the_other_filters(page: Page, shown: Shown) -> None:
+    def counted(field: str, **within: object) -> dict[str, int]:
+        answer = shown.served.post("/v1/facets", {"fields": [field], "limit": 100, **within}).json()
+        return {str(value["value"]): value["count"] for value in answer["facets"][0]["values"]}
+
+    def shows(label: str, count: int) -> None:
+        expect(page.locator("label", has=page.get_by_label(label)).locator(".count")).to_have_text(str(count))
+
+    opened(page)
+    page.locator("#filters summary").click()
+    of_2016 = {"must": [{"key": "year", "match": {"value": 2016}}]}
+    fields = {"harbour": next(field for field in ("tags", "tag", "place") if "harbour" in counted(field))}
+    places, years = counted("place"), counted("year")
+    shows("harbour", places["harbour"])
+    page.get_by_label("2016").check()
+    assert counted("place", filter=of_2016)["harbour"] < places["harbour"]
+    shows("harbour", counted("place", filter=of_2016)["harbour"])
+    shows("2017", years["2017"])
+    page.get_by_role("button", name="Clear filters").click()
+    shows("harbour", places["harbour"])
+
+
 def test_names_and_values_are_text_whatever_they_hold(page: Page, shown: Shown) -> None:
     opened(page)
     drop(page, [(XSS_NAME, "image/jpeg", shown.bytes_of(XSS_NAME))])

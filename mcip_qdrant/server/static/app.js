@@ -7,9 +7,13 @@ import { Query } from "./query.js";
 
 const PAGE = 24;
 const MAX_FILE_MB = 20;
+const MOST_VALUES = 100; // of a field, that the server counts
 
 const $ = (id) => document.getElementById(id);
-const facets = new Facets($("facets"), () => run());
+const facets = new Facets($("facets"), () => {
+  run();
+  recount();
+});
 const query = new Query();
 let next = null; // { body, offset } of the next page
 let running = null;
@@ -43,6 +47,17 @@ async function start() {
     fromAddress();
   } catch (error) {
     complain(error, start);
+  }
+}
+
+async function recount() {
+  try {
+    await facets.recount(async (field, filter) => {
+      const { facets: found } = await post("/v1/facets", { fields: [field], filter, limit: MOST_VALUES });
+      return { ...found[0], complete: found[0].values.length < MOST_VALUES };
+    });
+  } catch (error) {
+    complain(error, recount);
   }
 }
 
@@ -221,6 +236,7 @@ $("retry").addEventListener("click", () => again?.());
 $("clear").addEventListener("click", () => {
   facets.clear();
   run();
+  recount();
 });
 $("login").addEventListener("submit", (event) => {
   event.preventDefault();
