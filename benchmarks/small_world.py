@@ -41,9 +41,9 @@ CAPTION_VIEWS = 2
 # model that was trained for minutes; the views of the world are augmentation enough.
 PLAIN = ("--squash", 1, "--flip", 0, "--brightness", 0, "--contrast", 0, "--saturation", 0, "--patch-dropout", 0)
 QUIET = ("--no-tensorboard", "--no-grad-checkpointing", "--tests-per-epoch", 1, "--save-every", 50)
-CONTRASTIVE = ("--epochs", 6, "--batch-size", 256, "--lr", 1e-3, "--warmup-steps", 200, "--weight-decay", 0.05)
+CONTRASTIVE = ("--epochs", 10, "--batch-size", 128, "--lr", 1e-3, "--warmup-steps", 200, "--weight-decay", 0.05)
 MARGIN = ("--epochs", 3, "--lr", 2e-4, "--lr-min", 0, "--proxy-lr", 1e-2)
-REALIGN = ("--epochs", 5, "--batch-size", 512, "--lr", 5e-4, "--weight-decay", 0.05, "--text-tensors", 0)
+REALIGN = ("--epochs", 10, "--batch-size", 256, "--lr", 5e-4, "--weight-decay", 0.05, "--text-tensors", 0)
 CAPTIONS = ("--top", 20, "--threshold", 0.6)
 
 
@@ -81,6 +81,7 @@ COLUMNS = {
     "zero_shot": "zero-shot",
     "text_recall_at_1": "text-to-image R@1",
     "text_recall_at_5": "text-to-image R@5",
+    "short_text_precision_at_5": "short text P@5",
 }
 
 

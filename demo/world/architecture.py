@@ -26,15 +26,15 @@ _CONTEXT: Final = 20
 VOCABULARY: Final = [_PAD, _START, _UNKNOWN, *words(), _END]
 
 MODEL: Final[dict[str, Any]] = {
-    "embed_dim": 64,
+    "embed_dim": 128,
     "vision_cfg": {"image_size": PICTURE_SIZE, "layers": [1, 1, 1, 1], "width": 16},
     "text_cfg": {
         "context_length": _CONTEXT,
         "vocab_size": len(VOCABULARY),
         "hf_tokenizer_name": "mcip-qdrant/small-world",
         "tokenizer_kwargs": {"clean": "canonicalize"},
-        "width": 64,
-        "heads": 2,
+        "width": 128,
+        "heads": 4,
         "layers": 2,
     },
 }

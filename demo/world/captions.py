@@ -16,7 +16,7 @@ _RELATION_WORDS: Final = {
     "beside": ("beside", "next to", "at the side of"),
 }
 _SIZE_WORDS: Final = {"large": ("large", "big"), "small": ("small", "little")}
-_SHAPE_WORDS: Final = {"circle": ("circle", "disc"), "moon": ("moon", "crescent")}
+_SHAPE_WORDS: Final = {"circle": ("circle", "disc"), "square": ("square", "box")}
 _PATTERN_WORDS: Final = {
     "plain": ("plain", "solid"),
     "striped": ("striped",),
@@ -122,7 +122,7 @@ def class_name(kind: Kind) -> str:
 
 
 def class_names() -> list[str]:
-    """All 64 classes, in a fixed order."""
+    """All 36 classes, in a fixed order."""
     return [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 
 

@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 
 from mcip_qdrant.evaluation.metrics import caption_retrieval, full_ranking_map, weighted_knn, zero_shot
 from world.archive import Picture
-from world.captions import class_name, class_names
+from world.captions import Claim, Mention, class_name, class_names, holds
+from world.scenes import COLOURS, SHAPES
 
 Vectors = NDArray[np.float32]
-FIGURES: Final = ("image_map", "knn", "zero_shot", "text_recall_at_1", "text_recall_at_5")
+FIGURES: Final = (
+    "image_map",
+    "knn",
+    "zero_shot",
+    "text_recall_at_1",
+    "text_recall_at_5",
+    "short_text_precision_at_5",
+)
+_SHORT_HITS: Final = 5
 _PROMPTS: Final = ("a large {}", "a big {}", "a picture of a large {}", "this is a big {}")
 
 
@@ -27,6 +36,8 @@ def measure(pictures: Sequence[Picture], images: Vectors, encode: Callable[[list
     - `zero_shot`: accuracy for the same classes, against the mean of four prompts.
     - `text_recall_at_1`, `_at_5`: for each picture its full caption, which is true of nothing else in a gallery that holds
       one picture of every group; mean over the galleries (first view of first instances, second view of first instances …).
+    - `short_text_precision_at_5`: for "a red circle" and each other colour and shape, the share of the five nearest pictures of
+      the whole split that show it; mean over texts.
 
     Args:
         pictures: a whole split, in the order of `world.archive.pictures`.
@@ -46,7 +57,21 @@ def measure(pictures: Sequence[Picture], images: Vectors, encode: Callable[[list
         "knn": weighted_knn(images[~asked], labels[~asked], images[asked], labels[asked]).mean,
         "zero_shot": zero_shot(images, labels, classes).mean,
         **_text_recall(pictures, images, encode([picture.captions[0].text for picture in pictures])),
+        "short_text_precision_at_5": _short_precision(pictures, images, encode),
     }
+
+
+def _short_precision(pictures: Sequence[Picture], images: Vectors, encode: Callable[[list[str]], Vectors]) -> float:
+    things = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+    texts = encode([f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}" for colour, shape in things])
+    shares = []
+    for (colour, shape), text in zip(things, texts, strict=True):
+        claim = Claim(Mention(colour, shape))
+        true = np.array([holds(claim, picture.scene.group) for picture in pictures])
+        if true.sum() >= _SHORT_HITS:
+            nearest = np.argsort(-(images @ text), kind="stable")[:_SHORT_HITS]
+            shares.append(true[nearest].mean())
+    return float(np.mean(shares))
 
 
 def _text_recall(pictures: Sequence[Picture], images: Vectors, captions: Vectors) -> dict[str, float]:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from world.scenes import COLOURS, Detail, Kind, Scene, random_stream
 
 PICTURE_SIZE: Final = 64
-_HUES: Final = dict(zip(COLOURS, (0, 27, 54, 120, 178, 222, 272, 322), strict=True))
+_HUES: Final = dict(zip(COLOURS, (0, 27, 54, 120, 222, 280), strict=True))
 _OVERSAMPLING: Final = 4
 _VIEW: Final = 4
 Points = npt.NDArray[np.float64]
@@ -215,25 +215,6 @@ def _star(parameter: float) -> tuple[Points, None]:
     return _polar(radii, np.arange(10) * math.tau / 10 - math.pi / 2), None
 
 
-def _cross(parameter: float) -> tuple[Points, None]:
-    w, e = 0.24 + 0.2 * parameter, 1.0
-    corners = [
-        (-w, -e),
-        (w, -e),
-        (w, -w),
-        (e, -w),
-        (e, w),
-        (w, w),
-        (w, e),
-        (-w, e),
-        (-w, w),
-        (-e, w),
-        (-e, -w),
-        (-w, -w),
-    ]
-    return np.array(corners), None
-
-
 def _ring(parameter: float) -> tuple[Points, Points]:
     circle = _circle(0)[0]
     return circle, circle * (0.42 + 0.22 * parameter)
@@ -246,24 +227,11 @@ def _heart(parameter: float) -> tuple[Points, None]:
     return np.stack([x / 16, y / 16], axis=1), None
 
 
-def _moon(parameter: float) -> tuple[Points, None]:
-    tip = math.radians(50 + 15 * parameter)
-    back = np.linspace(tip, math.tau - tip, 36)
-    outer = _polar(np.ones(36), back)
-    # The inner arc joins the two tips and bulges to the left.
-    inner_y = np.linspace(outer[-1, 1], outer[0, 1], 20)[1:-1]
-    bulge = (0.35 + 0.35 * parameter) * np.sqrt(1 - (inner_y / outer[0, 1]) ** 2)
-    inner = np.stack([outer[0, 0] - bulge, inner_y], axis=1)
-    return np.concatenate([outer, inner]) * 1.1, None
-
-
 _OUTLINES: Final[dict[str, Callable[[float], tuple[Points, Points | None]]]] = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,
     "star": _star,
-    "cross": _cross,
     "ring": _ring,
     "heart": _heart,
-    "moon": _moon,
 }

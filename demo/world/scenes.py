@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeVar
 
 import numpy as np
 
-COLOURS: Final = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
-SHAPES: Final = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
+COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple")
+SHAPES: Final = ("circle", "square", "triangle", "star", "ring", "heart")
 PATTERNS: Final = ("plain", "striped", "dotted", "checked")
 RELATIONS: Final = ("above", "below", "beside")
 Size = Literal["large", "small"]
@@ -98,7 +98,7 @@ class WorldSize:
 SIZES: Final[dict[Split, WorldSize]] = {
     "train": WorldSize(groups=850, scenes_per_group=3, views=10),
     "val": WorldSize(groups=150, scenes_per_group=3, views=3),
-    "test": WorldSize(groups=300, scenes_per_group=4, views=3),
+    "test": WorldSize(groups=600, scenes_per_group=4, views=3),
 }
 
 
@@ -125,11 +125,11 @@ def build_scenes(split: Split, *, seed: int, size: WorldSize | None = None) -> l
 
 
 def held_out_kinds(*, seed: int) -> dict[Split, list[Kind]]:
-    """Kinds by the split that alone may use them: 16 for `val`, 16 for `test`, and under `train` those of everybody."""
+    """Kinds by the split that alone may use them: 9 for `val`, 9 for `test`, and under `train` the 126 of everybody."""
     kinds = [Kind(pattern, colour, shape) for pattern in PATTERNS for colour in COLOURS for shape in SHAPES]
     order = random_stream(seed, _COMBINATIONS).permutation(len(kinds))
     shuffled = [kinds[index] for index in order]
-    return {"val": shuffled[:16], "test": shuffled[16:32], "train": shuffled[32:]}
+    return {"val": shuffled[:9], "test": shuffled[9:18], "train": shuffled[18:]}
 
 
 def build_groups(split: Split, *, seed: int, count: int) -> list[Group]:

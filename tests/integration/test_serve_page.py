@@ -237,7 +237,6 @@ def test_numbers_of_filters_follow_the_other_filters(page: Page, shown: Shown) -
     opened(page)
     page.locator("#filters summary").click()
     of_2016 = {"must": [{"key": "year", "match": {"value": 2016}}]}
-    fields = {"harbour": next(field for field in ("tags", "tag", "place") if "harbour" in counted(field))}
     places, years = counted("place"), counted("year")
     shows("harbour", places["harbour"])
     page.get_by_label("2016").check()

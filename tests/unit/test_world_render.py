@@ -24,7 +24,7 @@ from mcip_qdrant.evaluation.datasets import read_table
 SEED = 1
 Pixels = npt.NDArray[np.float64]
 PLAIN_VIEW = View((0.0, 0.0), 0.9, 0.0, (1.0, 1.0, 1.0), ((1.0, 1.0, 1.0),) * 4, (), 0.0, 0, 90)
-HUES = {"red": 0, "orange": 27, "yellow": 54, "green": 120, "turquoise": 178, "blue": 222, "purple": 272, "pink": 322}
+HUES = {"red": 0, "orange": 27, "yellow": 54, "green": 120, "blue": 222, "purple": 280}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_shapes_are_what_they_are_called(scenes: list[Scene]) -> None:
     for scene in scenes:
         region = things(scene)[0][1]
         seen.setdefault(scene.group.large.shape, []).append((region.solidity, region.extent, region.euler_number))
-    assert len(seen) == 8
+    assert len(seen) == 6
     for shape, measured in seen.items():
         for solidity, extent, euler in measured:
             assert (euler == 0) == (shape == "ring")
@@ -78,10 +78,8 @@ def test_shapes_are_what_they_are_called(scenes: list[Scene]) -> None:
                 "square": (solidity > 0.96, extent > 0.96),
                 "triangle": (solidity > 0.95, 0.46 < extent < 0.54),
                 "star": (solidity < 0.7, extent < 0.5),
-                "cross": (solidity < 0.86, 0.4 < extent < 0.75),
                 "ring": (0.57 < solidity < 0.84, 0.44 < extent < 0.66),
                 "heart": (0.86 < solidity < 0.96, 0.54 < extent < 0.7),
-                "moon": (solidity < 0.88, 0.4 < extent < 0.78),
             }[shape]
             assert all(bounds), (shape, solidity, extent)
 
@@ -106,7 +104,7 @@ def test_fine_detail_shows(scenes: list[Scene], name: str, low: float, high: flo
             ).astype(int)
             for value in (low, high)
         ]
-        assert np.abs(ends[1] - ends[0]).max() > 20
+        assert np.abs(ends[1] - ends[0]).max() > 15
 
 
 def test_views_of_one_scene_differ_and_are_repeatable(scenes: list[Scene]) -> None:
@@ -133,7 +131,7 @@ def test_jpeg_is_the_picture(scenes: list[Scene]) -> None:
 def test_the_committed_data_hash_is_that_of_this_machine() -> None:
     """Changes with numpy's legacy stream, Pillow's polygons or our own code: then the committed figures say nothing."""
     made = pictures("test", seed=SEED, size=WorldSize(3, 2, 2))
-    assert data_hash(made, seed=SEED) == "04453968537a9ea7922e34edd501471faef410b28f88a502c4984cbcd2d77ae1"
+    assert data_hash(made, seed=SEED) == "4afc3c7f51647fa22e5d1d49f6ebbc45de6f6f7d79a0c06746a89c2547ed6554"
     assert data_hash(made[:-1], seed=SEED) != data_hash(made, seed=SEED)
 
 
