@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@
 
-demo: setup ## export a model, ingest photos, search them (PHOTOS=dir your own pictures, BUNDLE=dir a real model)
+demo: setup ## export the small demo model, ingest drawn pictures, search them (PHOTOS=dir your own, BUNDLE=dir a real model)
 	$(BIN)/python demo/run.py $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 test: setup redis browser ## run the whole test suite

@@ -1,8 +1,8 @@
 """`make demo`: checkpoint -> bundle -> collection -> searches, on this machine, without a server or a download.
 
-By itself it uses the small model of `demo/world` and pictures that the model has never seen, once that model is trained; until then
-a large one with random weights and sample photographs. With your own pictures (`--photos DIR`) and a bundle exported from
-a real checkpoint (`--bundle DIR`) it shows the same steps on those.
+By itself it uses the small model of `demo/world`, which was trained with this project's own commands (docs/small-world.md), and drawn
+pictures that the model has never seen. With your own pictures (`--photos DIR`) and a bundle exported from a real checkpoint
+(`--bundle DIR`) it shows the same steps on those.
 
 Uses the command line exactly as a user would; each command is printed before it runs. Everything lands in demo/out.
 """
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
-RANDOM_MODEL = "ViT-B-32"
 FEWEST_RIGHT = 0.8  # of the drawn world's hits
 SHOWN = 5
 
@@ -57,20 +56,16 @@ def main() -> None:
 
     OUT.mkdir(exist_ok=True)
     shutil.rmtree(OUT / "qdrant", ignore_errors=True)
-    trained = WEIGHTS.is_file()
-    bundle = options.bundle or (export_small_model() if trained else export_random_model())
-    drawn = options.photos is None and options.bundle is None and trained
+    bundle = options.bundle or export_small_model()
+    drawn = options.photos is None and options.bundle is None
     enough = drawn_world(bundle, options.text) if drawn else photographs(bundle, options)
     print(f"\ncontact sheets to look at: {OUT / 'text.png'} and {OUT / 'image.png'}")
-    if options.bundle is None and not trained:
+    archive = options.photos or OUT / ("drawn" if drawn else "photos")
+    print(f"in the browser:            {page_command(bundle, archive)}")
+    if options.bundle is None:
         print(
-            "This model has random weights: pictures find their copies, words mean nothing to it. For real searches export a trained\n"
-            "checkpoint (README) and run: python demo/run.py --photos DIR --bundle DIR"
-        )
-    elif options.bundle is None:
-        print(
-            "The model was trained on drawn pictures like these in minutes (docs/small-world.md) and knows nothing else.\n"
-            "For photographs, export a trained checkpoint (README) and run: python demo/run.py --photos DIR --bundle DIR"
+            "The model was trained in minutes on drawn pictures like these (docs/small-world.md) and knows nothing else.\n"
+            "For photographs, export a trained checkpoint (README) and run: make demo PHOTOS=DIR BUNDLE=DIR"
         )
     if not enough:
         raise SystemExit("too few searches found the right picture")
@@ -85,17 +80,10 @@ def export_small_model() -> Path:
     return bundle
 
 
-def export_random_model() -> Path:
-    """Until the small world's model is trained: a large one that knows nothing."""
-    from mcip_qdrant.export.random_weights import random_checkpoint
-
-    bundle, checkpoint = OUT / "random.bundle", OUT / "random.pth"
-    if not (bundle / "manifest.json").exists():
-        random_checkpoint(RANDOM_MODEL, checkpoint)
-        model = ("--model", RANDOM_MODEL, "--checkpoint", checkpoint, "--no-quick-gelu")
-        print(command("export", *model, "--precision", "fp32", "--output", bundle), end="")
-        checkpoint.unlink()
-    return bundle
+def page_command(bundle: Path, archive: Path) -> str:
+    """The command that serves what the demo has ingested."""
+    program = Path(sys.executable).parent / "mcip-qdrant"
+    return f"{program} serve --bundle {bundle} --qdrant {OUT / 'qdrant'} --source-root {archive}"
 
 
 def ingest_and_search(bundle: Path, photos: Path, text: str, picture: Path) -> None:
