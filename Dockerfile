@@ -11,6 +11,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY mcip_qdrant/ mcip_qdrant/
 COPY export/ export/
 COPY workers/ workers/
+COPY demo/world/ demo/world/
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM ${PYTHON_IMAGE} AS runtime

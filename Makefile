@@ -8,7 +8,7 @@ PHOTOS ?=
 BUNDLE ?=
 
 STAMP := $(VENV)/.installed
-# mypy does not follow the mapping of export/ and workers/ into the package (docs/adr/0001), so it gets the folders as a wheel has them.
+# mypy does not follow the mapping of export/, workers/ and demo/world/ into the package (docs/adr/0001), so it gets the folders as a wheel has them.
 TYPED := build/typed
 
 .PHONY: help setup demo test chaos redis browser check format test-full-size bench clean
@@ -52,7 +52,7 @@ browser:
 check: setup ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf $(TYPED) && mkdir -p $(TYPED) && cp -r mcip_qdrant $(TYPED)/ && cp -r export workers $(TYPED)/mcip_qdrant/
+	@rm -rf $(TYPED) && mkdir -p $(TYPED) && cp -r mcip_qdrant $(TYPED)/ && cp -r export workers demo/world $(TYPED)/mcip_qdrant/
 	cd $(TYPED) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p mcip_qdrant
 
 format: setup ## format and fix what can be fixed

@@ -37,7 +37,7 @@ from run_all import machine, write_page
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "querying.md"
 MARKERS = ("<!-- measured: begin (benchmarks/query_install.py --write) -->", "<!-- measured: end -->")
-SOURCES = ("mcip_qdrant/", "export/", "workers/", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("mcip_qdrant/", "export/", "workers/", "demo/world/", "pyproject.toml", "README.md", "LICENSE")
 OURS, PEER = ("mcip-qdrant[cpu]",), ("open_clip_torch", "torch")
 ABSENT = ("torch", "open_clip", "celery", "transformers", "onnx")
 IMPORTS = {"ours": "from mcip_qdrant import ImageCollection, QueryEncoder", "open_clip": "import open_clip, torch"}

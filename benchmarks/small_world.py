@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-
 import numpy as np
 from numpy.typing import NDArray
-from world.architecture import FOLDER
-from world.archive import TABLE, Picture, data_hash, pictures, write_split
-from world.measure import FIGURES, measure
-from world.scenes import SPLITS
+
+from mcip_qdrant.world.architecture import FOLDER
+from mcip_qdrant.world.archive import TABLE, Picture, data_hash, pictures, write_split
+from mcip_qdrant.world.measure import FIGURES, measure
+from mcip_qdrant.world.scenes import SPLITS
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 
 import safetensors.torch
 import torch
 from small_world import REPOSITORY, WORLD_SEED, commands, figures_of, hash_of_test_split
-from world.architecture import CARD, WEIGHTS
-from world.archive import write_split
+
+from mcip_qdrant.world.architecture import CARD, WEIGHTS
+from mcip_qdrant.world.archive import write_split
 
 SEED = 0
 MODEL = "mcip-realign"

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from drawn import DrawnArchive
 from sample_photos import build_archive, build_queries
-from world.architecture import FOLDER, WEIGHTS
+
+from mcip_qdrant.world.architecture import FOLDER, WEIGHTS, bundle_name
+from mcip_qdrant.world.drawn import DrawnArchive
 
 if TYPE_CHECKING:
     from mcip_qdrant import ImageCollection
@@ -73,7 +74,7 @@ def main() -> None:
 
 def export_small_model() -> Path:
     """Export the committed checkpoint once; later runs reuse the bundle."""
-    bundle = OUT / "small-world.bundle"
+    bundle = OUT / bundle_name()
     if not (bundle / "manifest.json").exists():
         model = ("--model", f"local-dir:{FOLDER}", "--checkpoint", WEIGHTS)
         print(command("export", *model, "--precision", "fp32", "--output", bundle), end="")

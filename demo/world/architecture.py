@@ -7,14 +7,15 @@ Trained weights lie beside it in `weights`, with a card that says how they were 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from world.captions import words
-from world.render import PICTURE_SIZE
+from mcip_qdrant.world.captions import words
+from mcip_qdrant.world.render import PICTURE_SIZE
 
 FOLDER: Final = Path(__file__).parent / "model"
 WEIGHTS: Final = Path(__file__).parent / "weights" / "small-world.fp16.safetensors"
@@ -44,6 +45,11 @@ PREPROCESS: Final[dict[str, Any]] = {
     "interpolation": "bicubic",
     "resize_mode": "squash",
 }
+
+
+def bundle_name() -> str:
+    """Name of the folder for the exported model: another one for other weights, so that an old export is never taken for it."""
+    return f"small-world-{hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:12]}.bundle"
 
 
 def write_architecture(folder: Path = FOLDER) -> str:

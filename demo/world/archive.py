@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from world.captions import Caption, caption_scene
-from world.render import PICTURE_SIZE, draw, jpeg, random_view
-from world.scenes import SIZES, Scene, Split, WorldSize, build_scenes
+from mcip_qdrant.world.captions import Caption, caption_scene
+from mcip_qdrant.world.render import PICTURE_SIZE, draw, jpeg, random_view
+from mcip_qdrant.world.scenes import SIZES, Scene, Split, WorldSize, build_scenes
 
 TABLE = "table.jsonl"
 

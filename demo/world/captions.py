@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from world.scenes import COLOURS, PATTERNS, RELATIONS, SHAPES, Group, Kind, Scene, random_stream
+from mcip_qdrant.world.scenes import COLOURS, PATTERNS, RELATIONS, SHAPES, Group, Kind, Scene, random_stream
 
 _CAPTIONS: Final = 5
 _OPPOSITE: Final = {"above": "below", "below": "above", "beside": "beside"}

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcip_qdrant.evaluation.metrics import caption_retrieval, full_ranking_map, weighted_knn, zero_shot
-from world.archive import Picture
-from world.captions import Claim, Mention, class_name, class_names, holds
-from world.scenes import COLOURS, SHAPES
+from mcip_qdrant.world.archive import Picture
+from mcip_qdrant.world.captions import Claim, Mention, class_name, class_names, holds
+from mcip_qdrant.world.scenes import COLOURS, SHAPES
 
 Vectors = NDArray[np.float32]
 FIGURES: Final = (

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from world.scenes import COLOURS, Detail, Kind, Scene, random_stream
+from mcip_qdrant.world.scenes import COLOURS, Detail, Kind, Scene, random_stream
 
 PICTURE_SIZE: Final = 64
 _HUES: Final = dict(zip(COLOURS, (0, 27, 54, 120, 222, 280), strict=True))

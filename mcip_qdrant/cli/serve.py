@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="A name that a proxy in front of this server goes by. Repeatable.",
 )
-@click.option("--demo", is_flag=True, help="Make a small archive of sample pictures, serve it, and open the page.")
+@click.option(
+    "--demo", is_flag=True, help="Serve the drawn pictures of `make demo` with their small model, and open the page."
+)
 @device_option
 @precision_option
 @click.pass_context

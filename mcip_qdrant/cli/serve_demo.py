@@ -1,4 +1,4 @@
-"""What `mcip-qdrant serve --demo` serves: sample pictures, ingested once into the user's cache folder."""
+"""What `mcip-qdrant serve --demo` serves: the pictures and the model of `make demo`, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 import click
 
 from mcip_qdrant.errors import McipError, MissingExtraError
-
-_MODEL = "ViT-B-32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,41 +27,32 @@ def demo_archive(bundle: Path | None) -> DemoArchive:
     """Make what is missing of the demo, and say so on stderr.
 
     Args:
-        bundle: None for a model with random weights, which needs the extra `export` the first time.
+        bundle: a model of the user's own, which also gets photographs where scikit-image and scikit-learn are installed. None for the
+            small model that knows drawn pictures, whose export needs the extra `export` the first time.
 
     Raises:
         MissingExtraError: no bundle was given, and none can be made here.
         McipError: a step failed; it has said why.
     """
     from mcip_qdrant.bundle import Bundle
-    from mcip_qdrant.server.sample_drawings import write_drawings
-    from mcip_qdrant.server.sample_photos import build_archive
+    from mcip_qdrant.world.drawn import DrawnArchive
 
     home = _cache_home() / "mcip-qdrant" / "demo"
-    pictures, columns = home / "pictures", home / "columns.csv"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pictures = home / ("drawn" if bundle is None else "pictures")
+    archive = DrawnArchive(pictures / "scenes", home / "queries")
+    archive.build()
+    columns = home / f"{pictures.name}.csv"
+    archive.write_columns(columns, below="scenes")
     if bundle is None:
-        bundle = _random_bundle(home)
-    if not columns.exists():
-        try:
-            build_archive(pictures)
-        except MissingExtraError as exc:
-            click.echo(f"demo: drawings only, no photographs ({exc})", err=True)
-        write_drawings(pictures, columns)
+        bundle = _small_bundle(home)
+    else:
+        _add_photographs(pictures)
     qdrant = home / f"qdrant-{Bundle.open(bundle).space_id[:12]}"
     click.echo(f"demo: everything lies in {home}; delete that folder when you are done", err=True)
-    _command(
-        "ingest",
-        pictures,
-        "--bundle",
-        bundle,
-        "--qdrant",
-        qdrant,
-        "--columns",
-        columns,
-        "--failures",
-        home / "failures.jsonl",
-    )
+    click.echo(f"demo: pictures to drop onto the page: {home / 'queries'}", err=True)
+    where = ("--bundle", bundle, "--qdrant", qdrant)
+    _command("ingest", pictures, *where, "--columns", columns, "--failures", home / "failures.jsonl")
     return DemoArchive(bundle, qdrant, pictures)
 
 
@@ -71,31 +60,32 @@ def _cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def _random_bundle(home: Path) -> Path:
-    bundle, checkpoint = home / "bundle", home / "random.pth"
-    click.echo(
-        "demo: a model with random weights. Pictures find their copies, words mean nothing to it; "
-        "for searches by words add --bundle DIR of a trained model",
-        err=True,
-    )
+def _small_bundle(home: Path) -> Path:
+    from mcip_qdrant.world.architecture import FOLDER, WEIGHTS, bundle_name
+
+    bundle = home / bundle_name()
+    click.echo("demo: the model was trained on drawn pictures and knows nothing else; try: a red circle", err=True)
     if (bundle / "manifest.json").exists():
         return bundle
     if find_spec("torch") is None or find_spec("open_clip") is None:
         raise MissingExtraError(
-            "serve --demo needs a model: add --bundle DIR, or let it make one with random weights: "
+            "serve --demo has to export its model once: add --bundle DIR of a model of your own, or "
             'pip install "mcip-qdrant[cpu,export,serve]"'
         )
-    from mcip_qdrant.export.random_weights import random_checkpoint
-
-    random_checkpoint(_MODEL, checkpoint)
-    try:
-        _command(
-            *("export", "--model", _MODEL, "--checkpoint", checkpoint, "--no-quick-gelu"),
-            *("--precision", "fp32", "--output", bundle),
-        )
-    finally:
-        checkpoint.unlink()
+    model = ("--model", f"local-dir:{FOLDER}", "--checkpoint", WEIGHTS)
+    _command("export", *model, "--precision", "fp32", "--output", bundle)
     return bundle
+
+
+def _add_photographs(folder: Path) -> None:
+    from mcip_qdrant.server.sample_photos import build_archive
+
+    if (folder / "originals").exists():
+        return
+    try:
+        build_archive(folder)
+    except MissingExtraError as exc:
+        click.echo(f"demo: drawings only, no photographs ({exc})", err=True)
 
 
 def _command(*arguments: object) -> None:

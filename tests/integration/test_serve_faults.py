@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import socket
 import time
@@ -146,10 +147,10 @@ def test_the_demo_serves_drawings_with_any_bundle(clip: Exported, tmp_path: Path
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "BROWSER": "true"}
     with serving("--demo", "--bundle", clip.folder, cwd=tmp_path, env=env) as served:
         found = served.http.get("/v1/collection").json()
-        assert found["images"] == 48 + 51
+        assert found["images"] == 320 + 51
         facets = {one["field"]: len(one["values"]) for one in served.post("/v1/facets", {}).json()["facets"]}
         assert facets["colour"] == 6
-        assert facets["shape"] == 4
+        assert facets["shape"] == 6
         (hit,) = served.search(text="a red circle", limit=1)["hits"]
         assert served.http.get(hit["thumbnail"]).status_code == 200
 
@@ -162,3 +163,21 @@ def test_a_demo_without_a_model_says_what_is_needed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(serve_demo, "find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"--bundle DIR.*\[cpu,export,serve\]"):
         serve_demo.demo_archive(None)
+
+
+def test_the_demo_finds_what_words_say_and_other_views(tmp_path: Path) -> None:
+    from mcip_qdrant.world.captions import Claim, Mention
+    from mcip_qdrant.world.drawn import DrawnArchive
+
+    env = {"XDG_CACHE_HOME": str(tmp_path), "BROWSER": "true"}
+    with serving("--demo", cwd=tmp_path, env=env) as served:
+        home = tmp_path / "mcip-qdrant" / "demo"
+        archive = DrawnArchive(home / "drawn" / "scenes", home / "queries")
+        first, *_ = served.search(text="a red circle", limit=5)["hits"]
+        assert archive.shows(first["key"], Claim(Mention("red", "circle")))
+        right = 0
+        for query in archive.picture_queries:
+            url = "data:image/jpeg;base64," + base64.b64encode(query.read_bytes()).decode()
+            (hit,) = served.search(image=url, limit=1)["hits"]
+            right += archive.same_instance(hit["key"], query)
+        assert right >= 0.8 * len(archive.picture_queries)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_support import run
-from world.architecture import CARD, FOLDER, WEIGHTS
-from world.archive import Picture, data_hash, write_split
-from world.measure import FIGURES, measure
 
 from mcip_qdrant import QueryEncoder
+from mcip_qdrant.world.architecture import CARD, FOLDER, WEIGHTS
+from mcip_qdrant.world.archive import Picture, data_hash, write_split
+from mcip_qdrant.world.measure import FIGURES, measure
 
 # The card's figures are torch's on one machine's JPEG files; libjpeg's versions differ in a few pixels.
 CLOSE = 0.01

@@ -27,7 +27,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
     for name in tracked.stdout.splitlines():
         if (
-            name.startswith(("mcip_qdrant/", "export/", "workers/", "pyproject.toml", "README.md", "LICENSE"))
+            name.startswith(
+                ("mcip_qdrant/", "export/", "workers/", "demo/world/", "pyproject.toml", "README.md", "LICENSE")
+            )
             and (ROOT / name).is_file()
         ):
             (work / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +70,7 @@ def test_nothing_heavy_and_no_stray_top_level_module(installed: Run) -> None:
         "onnx",
         "export",
         "workers",
+        "world",
         "tests",
         "demo",
         "benchmarks",

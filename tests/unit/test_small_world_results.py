@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from small_world import COLUMNS, PAGE, RESULTS, ROWS, SEEDS, WORLD_SEED, commands, table
 from small_world_model import MODEL, SEED
-from world.architecture import CARD, WEIGHTS
+
+from mcip_qdrant.world.architecture import CARD, WEIGHTS
 
 FOUND: list[dict[str, Any]] = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("seed-*.json"))]
 # Half precision and the order of sums move a figure by this much at most; a seed moves it by more.

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
-from world.architecture import FOLDER, MODEL, VOCABULARY, write_architecture
-from world.archive import pictures
-from world.scenes import WorldSize
+
+from mcip_qdrant.world.architecture import FOLDER, MODEL, VOCABULARY, write_architecture
+from mcip_qdrant.world.archive import pictures
+from mcip_qdrant.world.scenes import WorldSize
 
 
 def test_the_committed_folder_is_what_the_code_writes(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from world.archive import Picture, pictures
-from world.captions import class_name
-from world.measure import FIGURES, measure
-from world.scenes import Group, WorldSize
+
+from mcip_qdrant.world.archive import Picture, pictures
+from mcip_qdrant.world.captions import class_name
+from mcip_qdrant.world.measure import FIGURES, measure
+from mcip_qdrant.world.scenes import Group, WorldSize
 
 Vectors = NDArray[np.float32]
 SIZE = WorldSize(groups=12, scenes_per_group=4, views=3)

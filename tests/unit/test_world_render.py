@@ -15,11 +15,11 @@ from PIL import Image
 from skimage.color import rgb2hsv
 from skimage.measure import label, regionprops
 from skimage.morphology import disk, erosion
-from world.archive import TABLE, data_hash, pictures, write_split
-from world.render import View, draw, jpeg, random_view
-from world.scenes import Scene, WorldSize, build_scenes
 
 from mcip_qdrant.evaluation.datasets import read_table
+from mcip_qdrant.world.archive import TABLE, data_hash, pictures, write_split
+from mcip_qdrant.world.render import View, draw, jpeg, random_view
+from mcip_qdrant.world.scenes import Scene, WorldSize, build_scenes
 
 SEED = 1
 Pixels = npt.NDArray[np.float64]

@@ -6,11 +6,11 @@ import dataclasses
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from world.captions import caption_scene, class_names, holds, words
-from world.scenes import SIZES, SPLITS, Group, Kind, WorldSize, build_groups, build_scenes, held_out_kinds
+
+from mcip_qdrant.world.captions import caption_scene, class_names, holds, words
+from mcip_qdrant.world.scenes import SIZES, SPLITS, Group, Kind, WorldSize, build_groups, build_scenes, held_out_kinds
 
 SEED = 1
 _COLOURS = {"red", "orange", "yellow", "green", "blue", "purple"}
@@ -38,14 +38,13 @@ def groups() -> dict[str, list[Group]]:
 
 def test_facts_do_not_depend_on_the_process_or_on_how_much_is_asked_for() -> None:
     program = (
-        "from world.scenes import *; import hashlib; "
+        "from mcip_qdrant.world.scenes import *; import hashlib; "
         "print(hashlib.sha256(repr(build_scenes('test', seed=1, size=WorldSize(7, 3, 2))).encode()).hexdigest())"
     )
-    path = str(Path(sys.modules["world"].__file__ or "").parents[1])
     said = {
         subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": hash_seed},
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
             check=True,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from world.archive import Picture, pictures
-from world.captions import Claim, Mention, holds
-from world.render import draw, jpeg, random_view
-from world.scenes import WorldSize
+from mcip_qdrant.world.archive import Picture, pictures
+from mcip_qdrant.world.captions import Claim, Mention, holds
+from mcip_qdrant.world.render import draw, jpeg, random_view
+from mcip_qdrant.world.scenes import WorldSize
 
 WORLD_SEED: Final = 1
 _SIZE: Final = WorldSize(groups=80, scenes_per_group=2, views=3)
@@ -47,6 +48,15 @@ class DrawnArchive:
             _draw(picture, self._folder / name)
         for picture in self._asked:
             _draw(picture, self._queries / self._name(picture))
+
+    def write_columns(self, table: Path, *, below: str) -> None:
+        """Write a CSV for `ingest --columns`: what the large thing of each picture is. Paths begin with the folder `below`."""
+        with table.open("w", newline="", encoding="utf-8") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(("path", "colour", "shape", "pattern"))
+            for name, picture in self._archive.items():
+                large = picture.scene.group.large
+                rows.writerow((f"{below}/{name}", large.colour, large.shape, large.pattern))
 
     def __len__(self) -> int:
         return len(self._archive)
