@@ -65,7 +65,7 @@ def main() -> None:
     print(f"in the browser:            {page_command(bundle, archive)}")
     if options.bundle is None:
         print(
-            "The model was trained in minutes on drawn pictures like these (docs/small-world.md) and knows nothing else.\n"
+            "The model was trained on drawn pictures like these (docs/small-world.md) and knows nothing else.\n"
             "For photographs, export a trained checkpoint (README) and run: make demo PHOTOS=DIR BUNDLE=DIR"
         )
     if not enough:

@@ -322,7 +322,11 @@ def test_build_stage_copies_what_the_wheel_is_made_of() -> None:
         for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
         if line.startswith("!")
     }
-    assert copied == allowed == {"pyproject.toml", "README.md", "LICENSE", "mcip_qdrant", "export", "workers"}
+    assert (
+        copied
+        == allowed
+        == {"pyproject.toml", "README.md", "LICENSE", "mcip_qdrant", "export", "workers", "demo/world"}
+    )
     assert (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()[1] == "*"
 
 
