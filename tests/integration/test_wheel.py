@@ -76,8 +76,10 @@ def test_nothing_heavy_and_no_stray_top_level_module(installed: Run) -> None:
         "benchmarks",
     )
     assert installed("-c", code % (absent,)).stdout.strip() == "[]"
-    present = ("mcip_qdrant", "mcip_qdrant.export", "mcip_qdrant.workers", "onnxruntime")
+    present = ("mcip_qdrant", "mcip_qdrant.export", "mcip_qdrant.workers", "mcip_qdrant.world", "onnxruntime")
     assert installed("-c", code % (present,)).stdout.strip() == str(list(present))
+    model = "from mcip_qdrant.world.architecture import FOLDER, WEIGHTS; print(FOLDER.is_dir(), WEIGHTS.is_file())"
+    assert installed("-c", model).stdout.split() == ["True", "True"]
     assert (
         installed(
             "-c",
