@@ -1,6 +1,6 @@
 """The paper's table in small: five models, three seeds, on drawn pictures, with the commands that users have.
 
-    python benchmarks/small_world.py            one to two and a half hours on 2 cores; stop it when you like, the same call goes on
+    python benchmarks/small_world.py            some 42 CPU minutes a seed; stop it when you like, the same call goes on
 
 Every stage of every seed is one `mcip-qdrant tune` command and resumes by itself. Figures go to
 `benchmarks/small_world_results/seed-N.json` as each seed ends, and the table into `docs/small-world.md`.

@@ -10,6 +10,7 @@ Uses the command line exactly as a user would; each command is printed before it
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,8 @@ def export_small_model() -> Path:
 def page_command(bundle: Path, archive: Path) -> str:
     """The command that serves what the demo has ingested."""
     program = Path(sys.executable).parent / "mcip-qdrant"
-    return f"{program} serve --bundle {bundle} --qdrant {OUT / 'qdrant'} --source-root {archive}"
+    where = ("--bundle", bundle, "--qdrant", OUT / "qdrant", "--source-root", archive)
+    return shlex.join(map(str, (program, "serve", *where)))
 
 
 def ingest_and_search(bundle: Path, photos: Path, text: str, picture: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,4 +65,4 @@ def test_the_card_is_of_the_seed_and_model_that_were_fixed_before() -> None:
 
 def test_the_weights_are_small_and_can_be_read_by_everybody() -> None:
     assert WEIGHTS.stat().st_size < 4_000_000
-    assert Path(WEIGHTS).stat().st_mode & 0o444 == 0o444
+    assert WEIGHTS.stat().st_mode & 0o444 == 0o444

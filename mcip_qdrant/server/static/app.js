@@ -233,11 +233,7 @@ $("file").addEventListener("change", () => {
 });
 $("more").addEventListener("click", more);
 $("retry").addEventListener("click", () => again?.());
-$("clear").addEventListener("click", () => {
-  facets.clear();
-  run();
-  recount();
-});
+$("clear").addEventListener("click", () => facets.clear());
 $("login").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey($("key").value.trim());

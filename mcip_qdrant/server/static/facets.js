@@ -19,6 +19,7 @@ export class Facets {
   clear() {
     this.#chosen.clear();
     for (const box of this.#place.querySelectorAll("input")) box.checked = false;
+    this.#onChange();
   }
 
   // Qdrant's filter: any of the values of each field.
