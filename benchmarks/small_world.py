@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 from mcip_qdrant.world.architecture import FOLDER
 from mcip_qdrant.world.archive import TABLE, Picture, data_hash, pictures, write_split
 from mcip_qdrant.world.measure import FIGURES, measure
-from mcip_qdrant.world.scenes import SPLITS
+from mcip_qdrant.world.scenes import SPLITS, WORLD_SEED
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
-WORLD_SEED = 1
 SEEDS = (0, 1, 2)
 RESULTS = HERE / "small_world_results"
 PAGE = REPOSITORY / "docs" / "small-world.md"

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from small_world import REPOSITORY, WORLD_SEED, commands, figures_of, hash_of_test_split
+from small_world import REPOSITORY, commands, figures_of, hash_of_test_split
 
 from mcip_qdrant.world.architecture import CARD, WEIGHTS
 from mcip_qdrant.world.archive import write_split
+from mcip_qdrant.world.scenes import WORLD_SEED
 
 SEED = 0
 MODEL = "mcip-realign"

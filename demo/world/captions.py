@@ -84,7 +84,7 @@ def caption_scene(scene: Scene, view: int, *, seed: int, count: int = _CAPTIONS)
             one_of(_SHAPE_WORDS.get(mention.shape, (mention.shape,))),
         ]
         phrase = " ".join(word for word in words if word)
-        return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+        return with_article(phrase)
 
     captions: dict[str, Caption] = {}
     while len(captions) < count:
@@ -114,6 +114,11 @@ def caption_scene(scene: Scene, view: int, *, seed: int, count: int = _CAPTIONS)
         text = one_of(_OPENINGS) + text
         captions.setdefault(text, Caption(text, claim))
     return list(captions.values())
+
+
+def with_article(phrase: str) -> str:
+    """`a red circle`, `an orange star`."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def class_name(kind: Kind) -> str:

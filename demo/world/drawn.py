@@ -10,9 +10,8 @@ from typing import Final
 from mcip_qdrant.world.archive import Picture, pictures
 from mcip_qdrant.world.captions import Claim, Mention, holds
 from mcip_qdrant.world.render import draw, jpeg, random_view
-from mcip_qdrant.world.scenes import WorldSize
+from mcip_qdrant.world.scenes import WORLD_SEED, WorldSize
 
-WORLD_SEED: Final = 1
 _SIZE: Final = WorldSize(groups=80, scenes_per_group=2, views=3)
 _PIXELS: Final = 192
 _QUERY_EVERY: Final = 8

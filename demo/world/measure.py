@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mcip_qdrant.evaluation.metrics import caption_retrieval, full_ranking_map, weighted_knn, zero_shot
 from mcip_qdrant.world.archive import Picture
-from mcip_qdrant.world.captions import Claim, Mention, class_name, class_names, holds
+from mcip_qdrant.world.captions import Claim, Mention, class_name, class_names, holds, with_article
 from mcip_qdrant.world.scenes import COLOURS, SHAPES
 
 Vectors = NDArray[np.float32]
@@ -63,7 +63,7 @@ def measure(pictures: Sequence[Picture], images: Vectors, encode: Callable[[list
 
 def _short_precision(pictures: Sequence[Picture], images: Vectors, encode: Callable[[list[str]], Vectors]) -> float:
     things = [(colour, shape) for colour in COLOURS for shape in SHAPES]
-    texts = encode([f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}" for colour, shape in things])
+    texts = encode([with_article(name) for name in class_names()])
     shares = []
     for (colour, shape), text in zip(things, texts, strict=True):
         claim = Claim(Mention(colour, shape))

@@ -20,6 +20,7 @@ RELATIONS: Final = ("above", "below", "beside")
 Size = Literal["large", "small"]
 Split = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
+WORLD_SEED: Final = 1  # of the world that the committed model was trained on
 
 # One frozen legacy stream per (world seed, purpose, number): numpy never changes RandomState's numbers, and no draw
 # depends on how many came before it elsewhere.

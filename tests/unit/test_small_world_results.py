@@ -7,10 +7,11 @@ import statistics
 from typing import Any
 
 import pytest
-from small_world import COLUMNS, PAGE, RESULTS, ROWS, SEEDS, WORLD_SEED, commands, table
+from small_world import COLUMNS, PAGE, RESULTS, ROWS, SEEDS, commands, table
 from small_world_model import MODEL, SEED
 
 from mcip_qdrant.world.architecture import CARD, WEIGHTS
+from mcip_qdrant.world.scenes import WORLD_SEED
 
 FOUND: list[dict[str, Any]] = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("seed-*.json"))]
 # Half precision and the order of sums move a figure by this much at most; a seed moves it by more.
