@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,30 @@ def pytest_configure() -> None:
     os.environ.update(HAYSTACK_TELEMETRY_ENABLED="false", LANGSMITH_TRACING="false", LANGCHAIN_TRACING_V2="false")
 
 
+def _process_state() -> dict[str, Any]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return {
+        "the root logger's level": logging.getLogger().level,
+        "logging.disable": logging.root.manager.disable,
+        "the current folder": Path.cwd(),
+        "the environment": environment,
+        "SIGINT's handler": signal.getsignal(signal.SIGINT),
+        "SIGTERM's handler": signal.getsignal(signal.SIGTERM),
+    }
+
+
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _leaves_no_trace() -> Iterator[None]:
+    """What a test changes for the whole process is found by another test, and only if that runs later in the same process."""
+    before = _process_state()
+    yield
+    after = _process_state()
+    changed = [f"{what}: {before[what]!r}, now {after[what]!r}" for what in before if before[what] != after[what]]
+    assert not changed, f"this test leaves changed behind: {'; '.join(changed)}"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(_leaves_no_trace: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own settings must not reach the tests."""
     for name in list(os.environ):
         if name.startswith("MCIP_QDRANT_"):

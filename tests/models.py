@@ -69,9 +69,11 @@ def random_model(model: str, *, seed: int = 0) -> Any:
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # open_clip warns that the weights are random
-    torch.manual_seed(seed)
-    made = open_clip.create_model(model, pretrained=None, load_weights=False).eval()
-    root.setLevel(level)
+    try:
+        torch.manual_seed(seed)
+        made = open_clip.create_model(model, pretrained=None, load_weights=False).eval()
+    finally:
+        root.setLevel(level)
     with torch.no_grad():
         for parameter in made.parameters():
             # Freshly initialised biases and norms are all zeros and ones: a graph that swapped them would still be right.

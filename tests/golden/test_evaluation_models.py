@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,6 @@ def test_checkpoint_vectors_are_open_clips_own(clip: Exported, checkpoint: Check
 
 
 def test_class_vectors_are_those_of_open_clips_classifier(clip: Exported, checkpoint: CheckpointModel) -> None:
-    logging.getLogger().setLevel(logging.ERROR)
     names = ["tench", "sea lion", "cup"]
     templates = ("a photo of a {}.", "{} in the wild", "itap of the {}.")
     expected = open_clip.build_zero_shot_classifier(
