@@ -46,7 +46,7 @@ class Ledger:
         self.redis: redis.Redis = open_redis(settings, self.patience)
         self._scripts = {
             name: self.redis.register_script(scripts.PRELUDE + getattr(scripts, name))
-            for name in ("DISPATCH", "BEGIN", "SETTLE", "SPLIT", "REPLAY")
+            for name in ("DISPATCH", "BEGIN", "GIVE_BACK", "SETTLE", "SPLIT", "REPLAY")
         }
 
     def _keys(self, run: str) -> list[str]:
@@ -117,11 +117,12 @@ class Ledger:
         rest = Chunk.from_message(json.loads(answer[1])) if answer[0] == "split" and answer[1] else None
         return Ticket(answer[0], rest=rest)
 
-    def give_back(self, chunk: Chunk) -> None:
-        """Take the worker's name off a chunk that it returns unfinished: not a crash, and what was risky went well."""
-        with broker_errors(self.settings):
-            self.redis.hdel(self._key(chunk.run, "risky"), chunk.id)
-            self.redis.hdel(self._key(chunk.run, "working"), chunk.id)
+    def give_back(self, chunk: Chunk, owner: str, token: str) -> None:
+        """Take the worker's name off a chunk that it returns unfinished: not a crash, and what was risky went well.
+
+        Nothing changes where the attempt no longer has it: `owner` and `token` are those of `begin`.
+        """
+        self._call("GIVE_BACK", chunk.run, chunk.id, owner, token)
 
     def note_risk(self, chunk: Chunk) -> None:
         """Say that a chunk, which already cost a worker, now goes beyond decoding."""

@@ -71,6 +71,7 @@ class Log(Protocol):
 class _Attempt:
     """What one attempt found out."""
 
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=monotonic)
     letters: list[DeadLetter] = field(default_factory=list)
     settled: set[str] = field(default_factory=set)
@@ -114,24 +115,24 @@ class ChunkProcessor:
             self.log.warning("message refused", why=str(exc))
             self.ledger.refuse(message, str(exc))
             return
-        ticket = self._enter(chunk)
+        attempt = _Attempt()
+        ticket = self._enter(chunk, attempt)
         if ticket.verdict == "go":
-            self._attempt(chunk, ticket)
+            self._attempt(chunk, attempt, ticket)
             return
         self.log.info("chunk skipped", run=chunk.run, chunk=chunk.id, why=ticket.verdict)
         if ticket.rest is not None:
             self.publish(ticket.rest)
 
-    def _enter(self, chunk: Chunk) -> Ticket:
-        token = uuid.uuid4().hex
+    def _enter(self, chunk: Chunk, attempt: _Attempt) -> Ticket:
         # Busy: another worker has it in hand and lives. It will settle it; should it die, its heartbeat stops.
-        while (ticket := self.ledger.begin(chunk, self.name, token)).verdict == "busy":
+        while (ticket := self.ledger.begin(chunk, self.name, attempt.token)).verdict == "busy":
             if self.stopping.wait(_POLL_S):
                 raise ChunkReturnedError
         return ticket
 
-    def _attempt(self, chunk: Chunk, ticket: Ticket) -> None:
-        attempt = _Attempt()
+    def _attempt(self, chunk: Chunk, attempt: _Attempt, ticket: Ticket) -> None:
+        attempt.started = monotonic()
         try:
             if ticket.risky >= _MAX_RISKY:
                 self._give_up(
@@ -142,11 +143,11 @@ class ChunkProcessor:
             else:
                 self._finish(chunk, attempt, self._run(chunk, attempt, prepare, self.encoder, None))
         except StoreUnavailableError as exc:
-            self._postpone(chunk, exc)
+            self._postpone(chunk, attempt, exc)
         except StoreError as exc:
             self._give_up(chunk, Reason.QDRANT_REFUSED, str(exc))
         except ConfigurationError as exc:
-            self.ledger.give_back(chunk)
+            self.ledger.give_back(chunk, self.name, attempt.token)
             self.abort(exc)
             raise ChunkReturnedError from exc
         except (ChunkReturnedError, BrokerError):
@@ -188,7 +189,7 @@ class ChunkProcessor:
         if not rest:
             self.ledger.settle(chunk, counts, attempt.letters)
         elif not done:
-            self.ledger.give_back(chunk)
+            self.ledger.give_back(chunk, self.name, attempt.token)
             self.log.info("chunk returned", run=chunk.run, chunk=chunk.id)
             raise ChunkReturnedError
         else:
@@ -210,14 +211,14 @@ class ChunkProcessor:
             **{f"{stage}_seconds": round(seconds, 3) for stage, seconds in report.seconds.items()},
         )
 
-    def _postpone(self, chunk: Chunk, exc: StoreUnavailableError) -> None:
+    def _postpone(self, chunk: Chunk, attempt: _Attempt, exc: StoreUnavailableError) -> None:
         if chunk.postponed >= _MAX_POSTPONED:
             self._give_up(chunk, Reason.QDRANT_UNAVAILABLE, str(exc))
             return
         pause = min(2.0**chunk.postponed, self.budget_s, _MAX_PAUSE_S)
         self.log.warning("chunk postponed", run=chunk.run, chunk=chunk.id, why=str(exc), seconds=pause)
         self.stopping.wait(pause)
-        self.ledger.give_back(chunk)
+        self.ledger.give_back(chunk, self.name, attempt.token)
         self.publish(replace(chunk, postponed=chunk.postponed + 1))
 
     def _give_up(self, chunk: Chunk, reason: Reason, why: str) -> None:

@@ -82,6 +82,15 @@ touch()
 return {'go', redis.call('HGET', crashes, id) or '0', redis.call('HGET', risky, id) or '0'}
 """
 
+GIVE_BACK = """
+local id, owner, token = ARGV[3], ARGV[4], ARGV[5]
+-- Who was thought dead may find another's name here: that one has the chunk in hand now.
+if redis.call('HGET', working, id) ~= owner .. ' ' .. token then return 0 end
+redis.call('HDEL', risky, id)
+redis.call('HDEL', working, id)
+return 1
+"""
+
 SETTLE = """
 local id, entry, keys, letters = ARGV[3], ARGV[4], cjson.decode(ARGV[5]), cjson.decode(ARGV[6])
 local before = redis.call('HGET', chunks, id)

@@ -183,8 +183,8 @@ def test_a_repeated_token_is_the_same_attempt(ledger: Ledger) -> None:
 
 def test_giving_back_is_no_crash(ledger: Ledger) -> None:
     ledger.begin(chunk(), "one", "1")
-    ledger.give_back(chunk())
-    ledger.give_back(chunk())
+    ledger.give_back(chunk(), "one", "1")
+    ledger.give_back(chunk(), "one", "1")
     assert ledger.begin(chunk(), "two", "2") == GO
     assert check_sums(ledger) == Counts(3)
 
@@ -199,8 +199,21 @@ def test_an_attempt_that_comes_back_alive_was_no_risk(ledger: Ledger) -> None:
     ledger.begin(chunk(), "one", "1")
     ledger.begin(chunk(), "two", "2")
     ledger.note_risk(chunk())
-    ledger.give_back(chunk())
+    ledger.give_back(chunk(), "two", "2")
     assert ledger.begin(chunk(), "three", "3") == Ticket("go", crashes=1, risky=0)
+
+
+def test_who_was_thought_dead_gives_back_nothing(ledger: Ledger) -> None:
+    """A worker that was stopped for a while, say: the chunk is in another's hands by now."""
+    ledger.begin(chunk(), "one", "1")
+    ledger.beat("two", {}, 30)
+    ledger.begin(chunk(), "two", "2")
+    ledger.note_risk(chunk())
+    for owner, token in (("one", "1"), ("two", "another attempt")):
+        ledger.give_back(chunk(), owner, token)
+    assert ledger.begin(chunk(), "three", "3") == Ticket("busy")
+    ledger.leave("two")
+    assert ledger.begin(chunk(), "three", "3") == Ticket("go", crashes=2, risky=1)
 
 
 def test_cancelled(ledger: Ledger) -> None:
@@ -478,6 +491,11 @@ class Books:
         self.working[of.id] = (owner, token)
         return Ticket("go", self.crashes.get(of.id, 0), self.risky.get(of.id, 0))
 
+    def give_back(self, of: Chunk, owner: str, token: str) -> None:
+        if self.working.get(of.id) == (owner, token):
+            del self.working[of.id]
+            self.risky.pop(of.id, None)
+
     def _release(self, of: Chunk) -> None:
         for book in (self.working, self.crashes, self.risky, self.promised):
             book.pop(of.id, None)
@@ -593,16 +611,16 @@ class Distributed(RuleBasedStateMachine):
         if ticket.verdict == "go" and (chosen, worker, token) not in self.attempts:
             self.attempts.append((chosen, worker, token))
 
-    def _attempted(self, data: st.DataObject) -> Chunk:
-        """A chunk that somebody has or had in hand; mostly one whose fate is still open."""
-        late = [chosen for chosen, _, _ in self.attempts]
-        fresh = [chosen for chosen in late if self.books.kind(chosen) == "p"]
+    def _attempted(self, data: st.DataObject) -> tuple[Chunk, str, str]:
+        """What somebody has or had in hand; mostly a chunk whose fate is still open."""
+        late = self.attempts
+        fresh = [attempt for attempt in late if self.books.kind(attempt[0]) == "p"]
         return data.draw(st.sampled_from(fresh or late) | st.sampled_from(late))
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
-        chosen = self._attempted(data)
+        chosen, _, _ = self._attempted(data)
         fates, counts, letters = self._fates(data, chosen)
         self.ledger.settle(chosen, counts, letters)
         self.books.settle(chosen, fates)
@@ -610,7 +628,7 @@ class Distributed(RuleBasedStateMachine):
     @precondition(lambda self: self.attempts)
     @rule(data=st.data())
     def split(self, data: st.DataObject) -> None:
-        chosen = self._attempted(data)
+        chosen, _, _ = self._attempted(data)
         if len(chosen.images) == 1:
             return
         order = data.draw(st.permutations(chosen.images))
@@ -627,10 +645,9 @@ class Distributed(RuleBasedStateMachine):
     @precondition(lambda self: self.attempts)
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
-        chosen = self._attempted(data)
-        self.ledger.give_back(chosen)
-        self.books.working.pop(chosen.id, None)
-        self.books.risky.pop(chosen.id, None)
+        chosen, worker, token = self._attempted(data)
+        self.ledger.give_back(chosen, worker, token)
+        self.books.give_back(chosen, worker, token)
 
     @precondition(lambda self: self.books.working)
     @rule(data=st.data())
