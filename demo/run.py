@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sample_photos import build_archive, build_queries
 
-from mcip_qdrant.world.architecture import FOLDER, WEIGHTS, bundle_name
+from mcip_qdrant.world.architecture import bundle_name, export_command
 from mcip_qdrant.world.drawn import DrawnArchive
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def export_small_model() -> Path:
     """Export the committed checkpoint once; later runs reuse the bundle."""
     bundle = OUT / bundle_name()
     if not (bundle / "manifest.json").exists():
-        model = ("--model", f"local-dir:{FOLDER}", "--checkpoint", WEIGHTS)
-        print(command("export", *model, "--precision", "fp32", "--output", bundle), end="")
+        print(command(*export_command(bundle)), end="")
     return bundle
 
 

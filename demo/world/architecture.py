@@ -1,7 +1,7 @@
 """The small model's architecture: a CLIP with a small ResNet and a small text transformer, and its tokenizer.
 
 Written as the folder that open_clip calls `local-dir:`: `open_clip_config.json`, `tokenizer.json`,
-`tokenizer_config.json`. The committed copy is `demo/world/model`; a test proves that it is what this module writes.
+`tokenizer_config.json`. The committed copy is `demo/world/small-world`; a test proves that it is what this module writes.
 Trained weights lie beside it in `weights`, with a card that says how they were made.
 """
 
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from mcip_qdrant.world.captions import words
 from mcip_qdrant.world.render import PICTURE_SIZE
 
-FOLDER: Final = Path(__file__).parent / "model"
+FOLDER: Final = Path(__file__).parent / "small-world"
 WEIGHTS: Final = Path(__file__).parent / "weights" / "small-world.fp16.safetensors"
 CARD: Final = WEIGHTS.with_name("small-world.json")
 _PAD, _START, _UNKNOWN, _END = "<pad>", "<start>", "<unk>", "<end>"
@@ -50,6 +50,12 @@ PREPROCESS: Final[dict[str, Any]] = {
 def bundle_name() -> str:
     """Name of the folder for the exported model: another one for other weights, so that an old export is never taken for it."""
     return f"small-world-{hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:12]}.bundle"
+
+
+def export_command(bundle: Path) -> tuple[str, ...]:
+    """Arguments of `mcip-qdrant` that export the committed model to a folder."""
+    model = ("--model", f"local-dir:{FOLDER}", "--checkpoint", str(WEIGHTS))
+    return ("export", *model, "--precision", "fp32", "--output", str(bundle))
 
 
 def write_architecture(folder: Path = FOLDER) -> str:

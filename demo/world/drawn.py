@@ -100,4 +100,7 @@ def _draw(picture: Picture, path: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     view = random_view(picture.scene, picture.view, seed=WORLD_SEED)
-    path.write_bytes(jpeg(draw(picture.scene, view, size=_PIXELS), view))
+    # A picture that was cut off by Ctrl-C would not be drawn again.
+    unfinished = path.with_name(f".{path.name}.partial")
+    unfinished.write_bytes(jpeg(draw(picture.scene, view, size=_PIXELS), view))
+    unfinished.replace(path)

@@ -61,7 +61,7 @@ def _cache_home() -> Path:
 
 
 def _small_bundle(home: Path) -> Path:
-    from mcip_qdrant.world.architecture import FOLDER, WEIGHTS, bundle_name
+    from mcip_qdrant.world.architecture import bundle_name, export_command
 
     bundle = home / bundle_name()
     click.echo("demo: the model was trained on drawn pictures and knows nothing else; try: a red circle", err=True)
@@ -72,8 +72,7 @@ def _small_bundle(home: Path) -> Path:
             "serve --demo has to export its model once: add --bundle DIR of a model of your own, or "
             'pip install "mcip-qdrant[cpu,export,serve]"'
         )
-    model = ("--model", f"local-dir:{FOLDER}", "--checkpoint", WEIGHTS)
-    _command("export", *model, "--precision", "fp32", "--output", bundle)
+    _command(*export_command(bundle))
     return bundle
 
 

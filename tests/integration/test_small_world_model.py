@@ -10,7 +10,7 @@ import pytest
 from cli_support import run
 
 from mcip_qdrant import QueryEncoder
-from mcip_qdrant.world.architecture import CARD, FOLDER, WEIGHTS
+from mcip_qdrant.world.architecture import CARD, export_command
 from mcip_qdrant.world.archive import Picture, data_hash, write_split
 from mcip_qdrant.world.measure import FIGURES, measure
 
@@ -40,7 +40,7 @@ def test_the_exported_model_has_the_figures_of_its_card(
 ) -> None:
     folder, pictures = test_split
     bundle = tmp_path / "bundle"
-    run("export", "--model", f"local-dir:{FOLDER}", "--checkpoint", WEIGHTS, "--output", bundle, cwd=tmp_path)
+    run(*export_command(bundle), cwd=tmp_path)
     with QueryEncoder.open(bundle, device="cpu") as encoder:
         paths = [folder / picture.path for picture in pictures]
         images = np.concatenate([encoder.images(paths[start : start + 64]) for start in range(0, len(paths), 64)])
