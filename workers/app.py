@@ -150,7 +150,7 @@ def worker_program(settings: WorkerSettings, api_key: str | None) -> WorkerProgr
 
 
 def _from_environment() -> Celery:
-    from mcip_qdrant.cli.options import api_key
+    from mcip_qdrant.credentials import api_key
 
     # Importing must not fail for a variable: `celery --help` imports, too, and Celery shows a traceback. What is wrong is told at
     # the start.

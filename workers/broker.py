@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -17,12 +17,14 @@ from kombu.exceptions import OperationalError
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from mcip_qdrant.credentials import secret
 from mcip_qdrant.errors import BrokerError, ConfigurationError, McipError
 
 TASK = "mcip_qdrant.ingest_chunk"
 DEFAULT_VISIBILITY_TIMEOUT_S = 120
 # Redis away: tries for about five minutes before a call gives up.
 _RETRIES = 150
+_DATABASE = re.compile(r"/?|/\d{1,9}", re.ASCII)
 _SOCKET_TIMEOUT_S = 20
 
 
@@ -61,30 +63,22 @@ def broker_settings(url: str, visibility_timeout_s: float = DEFAULT_VISIBILITY_T
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+        # redis-py and kombu disagree on what else may stand there.
+        usable = usable and _DATABASE.fullmatch(parts.path) is not None
     except ValueError:  # a port that is no number, or half an IPv6 address
         usable = False
     if not usable:
-        raise ConfigurationError("--broker: expected redis://HOST:6379/0 or rediss://HOST:6379/0")
+        raise ConfigurationError(
+            "--broker: expected redis://HOST:6379/0 or rediss://HOST:6379/0 (0: number of the database)"
+        )
     if not 4 <= visibility_timeout_s <= 3600:
         raise ConfigurationError(f"MCIP_QDRANT_VISIBILITY_TIMEOUT_S={visibility_timeout_s}: expected 4 to 3600 seconds")
-    password = _password()
+    password = secret("MCIP_QDRANT_BROKER_PASSWORD")
     if password and parts.password is None:
         host = parts.netloc.rpartition("@")[2]
         netloc = f"{parts.username or ''}:{quote(password, safe='')}@{host}"
         url = urlunsplit((parts.scheme, netloc, parts.path, parts.query, ""))
     return BrokerSettings(url, visibility_timeout_s)
-
-
-def _password() -> str | None:
-    if password := os.environ.get("MCIP_QDRANT_BROKER_PASSWORD"):
-        return password
-    path = os.environ.get("MCIP_QDRANT_BROKER_PASSWORD_FILE")
-    if not path:
-        return None
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"MCIP_QDRANT_BROKER_PASSWORD_FILE={path} cannot be read: {exc}") from exc
 
 
 def queue_name(space_id: str, source: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mcip_qdrant.errors import ConfigurationError
+from mcip_qdrant.credentials import api_key
 
 if TYPE_CHECKING:
     from mcip_qdrant.store import Store
@@ -96,32 +95,6 @@ def precision_option(command: _F) -> _F:
 def json_option(command: _F) -> _F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
-
-
-def secret(name: str) -> str | None:
-    """A secret from the variable `name`, or from the file that `<name>_FILE` names.
-
-    Raises:
-        ConfigurationError: the file cannot be read.
-    """
-    if given := os.environ.get(name):
-        return given
-    path = os.environ.get(f"{name}_FILE")
-    if not path:
-        return None
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"{name}_FILE={path} cannot be read: {exc}") from exc
-
-
-def api_key() -> str | None:
-    """The Qdrant API key.
-
-    Raises:
-        ConfigurationError: the file that holds it cannot be read.
-    """
-    return secret("MCIP_QDRANT_API_KEY")
 
 
 def connect(location: str, *, create: bool = False, timeout_s: int = 60) -> Store:

@@ -15,9 +15,9 @@ from mcip_qdrant.cli.options import (
     device_option,
     precision_option,
     say_device,
-    secret,
     store_options,
 )
+from mcip_qdrant.credentials import secret
 from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.manifest import Precision
 

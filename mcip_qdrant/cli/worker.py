@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from mcip_qdrant.cli.options import (
-    api_key,
     broker_option,
     bundle_option,
     device_option,
     precision_option,
     store_options,
 )
+from mcip_qdrant.credentials import api_key
 from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.manifest import Precision
 

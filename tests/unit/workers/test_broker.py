@@ -72,6 +72,7 @@ def never_told(*said: object) -> None:
         *("", "redis", "localhost:6379", "redis://", "redis:///0", "redis://:6379/0", "redis://user:pw@/0"),
         *("http://host:6379/0", "amqp://host/0", "unix:///run/redis.sock", "redis+socket:///run/redis.sock"),
         *("redis://host:port/0", "redis://host:99999/0", "redis://host:-1/0", "redis://host:0/0", "redis://[::1/0"),
+        *("redis://host/abc", "redis://host/0/0", "redis://host//", "redis://host/-1", "redis://host/٣"),
     ],
 )
 def test_what_is_no_redis_url(url: str) -> None:
@@ -80,7 +81,7 @@ def test_what_is_no_redis_url(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://host", "redis://host:1234/5", "rediss://10.0.0.1:6380/0", "redis://[::1]:1/0"]
+    "url", ["redis://host", "redis://host/", "redis://host:1234/5", "rediss://10.0.0.1:6380/0", "redis://[::1]:1/0"]
 )
 def test_urls_are_taken_as_they_are(url: str) -> None:
     settings = broker_settings(url)
