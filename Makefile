@@ -63,7 +63,7 @@ test-full-size: setup ## export both released architectures at full size (about 
 	$(BIN)/python benchmarks/full_size_export.py
 
 bench: setup ## the benchmark table of docs/benchmarks.md (quiet machine, about 20 minutes; PHOTOS=dir adds camera-size JPEGs)
-	$(BIN)/python -m pip install --quiet --config-settings editable_mode=strict -e ".[dev,bench]"
+	$(BIN)/python -m pip install --quiet -e ".[dev,bench]"
 	$(BIN)/python benchmarks/run_all.py $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## remove what make made
