@@ -122,7 +122,7 @@ def ingest(
     pruned, refused = 0, None
     if options.prune and not report.interrupted:
         try:
-            pruned = prune(sink, source.name, seen, listing, confirmed=options.confirmed)
+            pruned = prune(sink, source.name, source.root, seen, listing, confirmed=options.confirmed)
         except SourceError as exc:
             refused = str(exc)
     return IngestResult(run_id, report, listing, pruned, refused, created, sink.count())

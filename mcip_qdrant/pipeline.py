@@ -26,6 +26,7 @@ from mcip_qdrant.points import PreparedImage, RunStamp, image_uri, payload, same
 from mcip_qdrant.prepare import Prepare, Prepared, Recipe, SameBytes, prepare
 from mcip_qdrant.read import FileState, stat_image
 from mcip_qdrant.report import DeadLetter, RunReport
+from mcip_qdrant.spill import batched
 from mcip_qdrant.stages import Encoder, Sink
 
 LOOKUP_BATCH = 256
@@ -156,7 +157,7 @@ class _Run:
     def _changed(self, refs: Iterable[ImageRef], lookups: ThreadPoolExecutor) -> Iterator[_Task]:
         """Leave out unchanged images. The next look-up runs while this one's images are decoded and encoded."""
         upcoming: deque[Future[_LookedUp]] = deque()
-        for batch in itertools.chain(_batched(refs, LOOKUP_BATCH), [None]):
+        for batch in itertools.chain(batched(refs, LOOKUP_BATCH), [None]):
             if batch is not None:
                 self.report.submitted += len(batch)
                 upcoming.append(lookups.submit(self._look_up, list(batch)))
@@ -286,9 +287,3 @@ class _Run:
         self.report.replaced += sum(1 for _, task in written if task.previous)
         self.hooks.on_settled([image.ref for image, _ in written])
         self.hooks.on_progress(self.report)
-
-
-def _batched(refs: Iterable[ImageRef], size: int) -> Iterator[tuple[ImageRef, ...]]:
-    iterator = iter(refs)
-    while batch := tuple(itertools.islice(iterator, size)):
-        yield batch

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
 
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.keys import ImageRef, point_id
+from mcip_qdrant.read import is_gone
 from mcip_qdrant.sink import QdrantSink
 from mcip_qdrant.source import ListingReport
+from mcip_qdrant.spill import SeenNames, SortedNames
 
 LARGEST_SHARE = 0.20
 
 
-@dataclass(slots=True)
 class SeenImages:
-    """Point ids of all images a listing named, 16 bytes each."""
+    """Point ids of all images a listing named; beyond some thousands, on disk."""
 
-    _ids: set[bytes] = field(default_factory=set)
+    def __init__(self) -> None:
+        self._ids = SeenNames()
 
     def watch(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         """Pass references on and remember them."""
@@ -30,10 +32,15 @@ class SeenImages:
         return uuid.UUID(point_id).bytes in self._ids
 
 
-def prune(sink: QdrantSink, source: str, seen: SeenImages, listing: ListingReport, *, confirmed: bool) -> int:
-    """Delete this source's points whose images were not listed.
+def prune(
+    sink: QdrantSink, source: str, root: Path, seen: SeenImages, listing: ListingReport, *, confirmed: bool
+) -> int:
+    """Delete this source's points whose images are gone: not listed, and not there under their name either.
+
+    A listing leaves out more than what is gone: files whose suffix is no image's, and folders behind symbolic links.
 
     Args:
+        root: folder of the source.
         confirmed: the user agreed to lose more than a fifth of the source's points.
 
     Returns:
@@ -47,18 +54,19 @@ def prune(sink: QdrantSink, source: str, seen: SeenImages, listing: ListingRepor
             f"nothing was pruned: {len(listing.errors)} folder(s) could not be listed (the first: {listing.errors[0]}), "
             "so a missing image may only be out of sight"
         )
-    total = 0
-    gone = []
+    total = count = 0
+    gone = SortedNames()
     for point, key in sink.ids_of_source(source):
         if point != point_id(key):  # not ours: an adopted collection may have a field `source` of its own
             continue
         total += 1
-        if point not in seen:
-            gone.append(point)
-    if len(gone) > LARGEST_SHARE * total and not confirmed:
+        if point not in seen and is_gone(root, ImageRef(source, key.removeprefix(f"{source}/"))):
+            gone.add(uuid.UUID(point).bytes)
+            count += 1
+    if count > LARGEST_SHARE * total and not confirmed:
         raise SourceError(
-            f"nothing was pruned: {len(gone)} of the {total} images of source {source!r} are no longer there "
-            f"({len(gone) / total:.0%}, more than {LARGEST_SHARE:.0%}). If that is right, say --prune --yes"
+            f"nothing was pruned: {count} of the {total} images of source {source!r} are no longer there "
+            f"({count / total:.0%}, more than {LARGEST_SHARE:.0%}). If that is right, say --prune --yes"
         )
-    sink.delete(gone)
-    return len(gone)
+    sink.delete(str(uuid.UUID(bytes=point)) for point in gone)
+    return count

@@ -14,6 +14,8 @@ from pathlib import Path
 from mcip_qdrant.errors import ImageError, Reason
 from mcip_qdrant.keys import ImageRef, decode_path
 
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
+
 
 @dataclass(frozen=True, slots=True)
 class FileState:
@@ -38,6 +40,17 @@ def stat_image(root: Path, ref: ImageRef) -> FileState | None:
         return _state(os.stat(_path(root, ref)))
     except (OSError, ValueError):
         return None
+
+
+def is_gone(root: Path, ref: ImageRef) -> bool:
+    """Whether there is nothing of this name any more. What cannot be examined, or is a link that leads nowhere, is not gone."""
+    try:
+        os.lstat(_path(root, ref))
+    except OSError as exc:
+        return exc.errno in _NOT_THERE
+    except ValueError:  # a NUL, which no listing can have found
+        return True
+    return False
 
 
 def read_image(root: Path, ref: ImageRef, *, max_bytes: int) -> ReadImage:
@@ -108,7 +121,7 @@ def _check_below(descriptor: int, root: Path) -> None:
 
 
 def _as_image_error(exc: OSError) -> ImageError:
-    if exc.errno in {errno.ENOENT, errno.ENOTDIR}:
+    if exc.errno in _NOT_THERE:
         return ImageError(Reason.GONE, "the file is no longer there")
     if exc.errno == errno.ENXIO:
         return ImageError(Reason.NOT_A_FILE, "not a regular file")

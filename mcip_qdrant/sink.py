@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcip_qdrant.spill import batched
 from mcip_qdrant.store import Store
 
 # Attempts with exponential backoff and jitter (0.5 s doubling to 20 s): about a minute and a half before a run gives up.
@@ -77,9 +78,8 @@ class QdrantSink:
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete points by id."""
-        wanted = list(ids)
-        for start in range(0, len(wanted), _DELETE_BATCH):
-            self._delete_some(wanted[start : start + _DELETE_BATCH])
+        for some in batched(ids, _DELETE_BATCH):
+            self._delete_some(some)
 
     def _delete_some(self, ids: Sequence[str]) -> None:
         from qdrant_client import models

@@ -1,4 +1,4 @@
-"""Order and membership of very many names in bounded memory: beyond a limit they go to a temporary SQLite file.
+"""Very many names in bounded memory: in batches, in order, or known again. Beyond a limit they go to a temporary SQLite file.
 
 An archive of 10^8 images must not need gigabytes to be listed. The file has no name and vanishes with the process.
 """
@@ -6,12 +6,22 @@ An archive of 10^8 images must not need gigabytes to be listed. The file has no 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sqlite3
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
+
+_T = TypeVar("_T")
 
 IN_MEMORY: Final = 10_000
 _PAGE_CACHE_KIB: Final = 4096
+
+
+def batched(items: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
+    """Tuples of up to `size` items, read no sooner than they are asked for (`itertools.batched` of Python 3.12)."""
+    iterator = iter(items)
+    while batch := tuple(itertools.islice(iterator, size)):
+        yield batch
 
 
 def _temporary_table() -> sqlite3.Connection:
@@ -73,6 +83,11 @@ class SeenNames:
                 self._few.clear()
             return True
         return self._many.execute("INSERT OR IGNORE INTO items VALUES (?)", (_digest(name),)).rowcount == 1
+
+    def __contains__(self, name: bytes) -> bool:
+        if self._many is None:
+            return name in self._few
+        return self._many.execute("SELECT 1 FROM items WHERE item = ?", (_digest(name),)).fetchone() is not None
 
 
 def _digest(name: bytes) -> bytes:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from mcip_qdrant.errors import Reason, RunError
 from mcip_qdrant.keys import ImageRef
+from mcip_qdrant.spill import batched
 from mcip_qdrant.workers.broker import queue_name
 from mcip_qdrant.workers.ledger import Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.queue import Queues
 from mcip_qdrant.workers.records import Counts, RunInfo, sample_of
-
-_T = TypeVar("_T")
 
 DEFAULT_CHUNK_SIZE: Final = 256
 DEFAULT_LOOK_AHEAD: Final = 64
@@ -71,7 +69,7 @@ class Dispatcher:
         for chunk in self.ledger.promised(self.run):
             self._send(chunk)
             sent.add(chunk.id)
-        for images in _packed(refs, chunk_size):
+        for images in batched(refs, chunk_size):
             relative = tuple(ref.relative for ref in images)
             rows = {ref.relative: dict(columns(ref)) for ref in images} if columns else {}
             chunk = replace(self.sample, images=relative, columns={name: row for name, row in rows.items() if row})
@@ -100,7 +98,7 @@ class Dispatcher:
         generation = self.ledger.next_generation(self.run)
         for suspect in (False, True):
             chosen = sorted(name for name, item in failed.items() if (item.letter.reason in _CRASHES) == suspect)
-            for images in _packed(chosen, chunk_size):
+            for images in batched(chosen, chunk_size):
                 columns = {name: failed[name].columns for name in images if failed[name].columns}
                 chunk = replace(self.sample, images=images, generation=generation, suspect=suspect, columns=columns)
                 if self.ledger.replay(chunk):
@@ -184,9 +182,3 @@ def resume_run(ledger: Ledger, run: str, wanted: Chunk) -> tuple[Chunk, int]:
         if before != now:
             raise RunError(f"--resume {run}: its {field} is {before!r}, not {now!r}; start a new run instead")
     return sample, info.chunk_size
-
-
-def _packed(items: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
-    iterator = iter(items)
-    while pack := tuple(itertools.islice(iterator, size)):
-        yield pack
