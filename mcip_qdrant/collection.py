@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcip_qdrant.errors import ForeignCollectionError, SourceError, SpaceMismatchError, StoreError
+from mcip_qdrant.errors import ConfigurationError, ForeignCollectionError, SourceError, SpaceMismatchError, StoreError
 from mcip_qdrant.keys import decode_path, encode_path
 from mcip_qdrant.manifest import Manifest
 from mcip_qdrant.store import Store
@@ -63,6 +63,22 @@ def ensure_collection(store: Store, name: str, manifest: Manifest, indexes: Mapp
 
 def _index_payload(store: Store, name: str, field: str, schema: models.PayloadSchemaType) -> None:
     store.call(lambda client: client.create_payload_index(name, field, schema, wait=True), attempts=_ATTEMPTS)
+
+
+def own_name(store: Store, name: str, *, attempts: int = _ATTEMPTS) -> str:
+    """The name of the collection that an alias stands for now; any other name is given back as it is.
+
+    Who works on a collection by its own name cannot be led to another one by an alias that moves.
+
+    Raises:
+        StoreError: Qdrant failed.
+    """
+    try:
+        known = store.call(lambda client: client.get_aliases(), attempts=attempts).aliases
+    except ConfigurationError:
+        # A key for one collection alone may not list aliases. Then the name is used as given.
+        return name
+    return next((alias.collection_name for alias in known if alias.alias_name == name), name)
 
 
 def describe(store: Store, name: str, *, attempts: int = _ATTEMPTS) -> models.CollectionInfo | None:

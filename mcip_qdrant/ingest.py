@@ -12,7 +12,7 @@ from typing import Any
 from mcip_qdrant import pipeline
 from mcip_qdrant.bulk import bulk_load
 from mcip_qdrant.bundle import Bundle
-from mcip_qdrant.collection import ensure_collection, register_source
+from mcip_qdrant.collection import ensure_collection, own_name, register_source
 from mcip_qdrant.cpus import available_cpus
 from mcip_qdrant.decode import DecodeLimits
 from mcip_qdrant.encoder import EncoderSettings, ImageEncoder
@@ -113,11 +113,13 @@ def ingest(
     listing, seen = ListingReport(), SeenImages()
     refs = references(source, listing, may_be_empty=options.prune or not source.complete)
     created = ensure_collection(store, options.collection, bundle.manifest, options.indexes)
-    register_source(store, options.collection, source.name, source.root, moved=options.source_moved)
+    # An alias may move before the run ends.
+    collection = own_name(store, options.collection)
+    register_source(store, collection, source.name, source.root, moved=options.source_moved)
     run_id = new_run_id()
     settings = _pipeline_settings(source, bundle, encoder, options, run_id, 1 if store.embedded else WRITE_SIZE)
-    sink = QdrantSink(store, options.collection)
-    with bulk_load(store, options.collection, defer=options.bulk):
+    sink = QdrantSink(store, collection)
+    with bulk_load(store, collection, defer=options.bulk):
         report = pipeline.run(seen.watch(refs) if options.prune else refs, encoder, sink, settings, hooks)
     pruned, refused = 0, None
     if options.prune and not report.interrupted:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from mcip_qdrant.collection import check_space, is_missing
-from mcip_qdrant.errors import ConfigurationError, StoreError, StoreUnavailableError
+from mcip_qdrant.collection import check_space, is_missing, own_name
+from mcip_qdrant.errors import StoreError, StoreUnavailableError
 from mcip_qdrant.manifest import Manifest
 from mcip_qdrant.store import Store
 
@@ -95,18 +95,10 @@ class SpaceGuard:
     def _check(self) -> str:
         self._collection = None
         try:
-            collection = self._target()
+            collection = own_name(self._store, self._name, attempts=READ_ATTEMPTS)
             check_space(self._store, collection, self._manifest, attempts=READ_ATTEMPTS)
         except StoreUnavailableError as exc:
             self._away, self._away_at = exc, time.monotonic()
             raise
         self._collection, self._checked_at = collection, time.monotonic()
         return collection
-
-    def _target(self) -> str:
-        try:
-            known = self._store.call(lambda client: client.get_aliases(), attempts=READ_ATTEMPTS).aliases
-        except ConfigurationError:
-            # A key for one collection alone may not list aliases. Then reads go by the name as given.
-            return self._name
-        return next((alias.collection_name for alias in known if alias.alias_name == self._name), self._name)

@@ -28,7 +28,6 @@ from mcip_qdrant.ingest import WRITE_SIZE, default_batch_size, open_encoder
 from mcip_qdrant.pipeline import PipelineSettings
 from mcip_qdrant.points import RunStamp
 from mcip_qdrant.session import choose_provider, default_precision
-from mcip_qdrant.sink import QdrantSink
 from mcip_qdrant.stages import Sink
 from mcip_qdrant.store import Store, open_store
 from mcip_qdrant.verify import require, verify
@@ -179,7 +178,7 @@ class Runtime:
 
     def sink_for(self, chunk: Chunk) -> Sink:
         """Where a chunk's points go, guarded."""
-        return GuardedSink(QdrantSink(self.store, chunk.collection, _STORE_ATTEMPTS), self.bundle.manifest)
+        return GuardedSink.of(self.store, chunk.collection, self.bundle.manifest, attempts=_STORE_ATTEMPTS)
 
     def settings_for(self, chunk: Chunk) -> PipelineSettings:
         """How a chunk's images are worked on here."""

@@ -84,3 +84,30 @@ def test_a_collection_that_was_replaced(store: Store, other: Callable[[Store], N
     sink.update_payloads({})  # nothing to write: no question either
     if other is not nothing:
         assert sink.known(IDS) == {}
+
+
+def test_points_of_another_model_are_not_taken_for_known(store: Store) -> None:
+    sink = GuardedSink(QdrantSink(store, "images", 1), manifest())
+    store.call(lambda client: client.delete_collection("images"))
+    of_another_model(store)
+    QdrantSink(store, "images").upsert(IDS, VECTORS, [{"n": 1}, {"n": 2}])
+    with pytest.raises(SpaceMismatchError):
+        sink.known(IDS)
+
+
+def test_an_alias_that_moves_leads_no_chunk_astray(store: Store) -> None:
+    ensure_collection(store, "other", manifest(model="Tiny-B", space_id=SPACE_B), {})
+
+    def point_to(name: str) -> None:
+        of = models.CreateAlias(collection_name=name, alias_name="now")
+        store.call(lambda client: client.update_collection_aliases([models.CreateAliasOperation(create_alias=of)]))
+
+    point_to("images")
+    sink = GuardedSink.of(store, "now", manifest(), attempts=1)
+    point_to("other")
+    write(sink)
+    assert sink.known(IDS).keys() == set(IDS)
+    assert QdrantSink(store, "images").count() == 2
+    assert QdrantSink(store, "other").count() == 0
+    with pytest.raises(SpaceMismatchError):
+        write(GuardedSink.of(store, "now", manifest(), attempts=1))
