@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}(/.*)?")
+# In the folder of a process that was killed before it wrote meta.json; on a freshly made disk.
+_MAY_BE_THERE = frozenset({"collection", "lost+found"})
 
 EMBEDDED_COMFORT = 20_000
 """Points beyond which embedded mode's brute-force search gets slow."""
@@ -49,7 +53,7 @@ class Store:
         location = (
             path or options.get("url") or options.get("location") or f"{options.get('host')}:{options.get('port')}"
         )
-        return cls(client, str(location), embedded=path is not None)
+        return cls(client, _without_user(str(location)), embedded=path is not None)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -67,7 +71,7 @@ class Store:
             retry=tenacity.retry_if_exception_type(StoreUnavailableError),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
             stop=tenacity.stop_after_attempt(attempts),
-            before_sleep=tenacity.before_sleep_log(logger, logging.WARNING),
+            before_sleep=_say_why,
             reraise=True,
         )
         for attempt in retrying:
@@ -80,35 +84,64 @@ class Store:
         self.client.close()
 
 
-def open_store(location: str, *, api_key: str | None = None, timeout_s: int = 60) -> Store:
+def open_store(location: str, *, create: bool = True, api_key: str | None = None, timeout_s: int = 60) -> Store:
     """Connect to a Qdrant server by URL, or open an embedded folder by path.
 
     An embedded folder holds pickles, so it is trusted data: it is created with mode 0700, and one that belongs to another user
-    is refused.
+    is refused. So is a folder that holds something else: Qdrant would write its files between the pictures.
+
+    Args:
+        create: make an embedded folder where there is none; for those who only read, a missing one is a mistyped path.
+        timeout_s: how long a Qdrant server may take for one answer.
 
     Raises:
-        StoreError: the folder is in use by another process, or cannot be opened.
-        ConfigurationError: the folder belongs to another user.
+        StoreError: no such folder, it is in use by another process, or it cannot be opened.
+        ConfigurationError: the folder belongs to another user or holds other things, or this is no location.
     """
     from qdrant_client import QdrantClient
 
     if location.lower().startswith(("http://", "https://")):
-        with qdrant_errors(location):
+        shown = _without_user(location)
+        with qdrant_errors(shown):
             client = QdrantClient(url=location, api_key=api_key, timeout=timeout_s, check_compatibility=False)
-        return Store(client, location, embedded=False)
-    if "://" in location:
-        raise ConfigurationError(f"--qdrant {location}: expected http://, https:// or a folder")
+        return Store(client, shown, embedded=False)
     folder = Path(location)
-    _prepare_folder(folder)
+    if not location or "://" in location or (_HOST_AND_PORT.fullmatch(location) and not folder.exists()):
+        raise ConfigurationError(
+            f"--qdrant {_without_user(location)!r}: expected a server (http://HOST:6333 or https://HOST:6333) or a folder"
+        )
+    _prepare_folder(folder, create=create)
     with qdrant_errors(location), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Local mode is not recommended", category=UserWarning)
         client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
     return Store(client, location, embedded=True)
 
 
-def _prepare_folder(folder: Path) -> None:
+def _without_user(location: str) -> str:
+    """The URL without user and password, which must not get into messages and logs."""
+    scheme, separator, rest = location.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def _say_why(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    logger.warning("%s; trying again in %.1f s", error, state.upcoming_sleep)
+
+
+def _prepare_folder(folder: Path, *, create: bool) -> None:
     try:
+        if not create and not folder.exists():
+            raise StoreError(
+                f"--qdrant {folder}: no such folder. Fill one first: mcip-qdrant ingest FOLDER --qdrant {folder}"
+            )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        visible = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        if "meta.json" not in visible and not (create and visible <= _MAY_BE_THERE):
+            raise ConfigurationError(
+                f"--qdrant {folder}: this folder is no embedded Qdrant{'' if not create else ', and it is not empty'}. "
+                "Name the folder that `mcip-qdrant ingest` has filled, or one that does not exist yet"
+            )
         if folder.stat().st_uid != os.geteuid():
             raise ConfigurationError(
                 f"--qdrant {folder}: this folder belongs to another user. Embedded Qdrant folders hold pickles, which can run code "

@@ -98,23 +98,10 @@ def json_option(command: _F) -> _F:
 
 
 def connect(location: str, *, create: bool = False, timeout_s: int = 60) -> Store:
-    """Open the store that `--qdrant` names.
-
-    Args:
-        create: make the embedded folder where there is none; for commands that only read, a missing one is a mistyped path.
-        timeout_s: how long a Qdrant server may take for one answer.
-
-    Raises:
-        StoreError: no such folder, or it cannot be opened.
-    """
-    from mcip_qdrant.errors import StoreError
+    """Open the store that `--qdrant` names, with the API key of the environment; arguments and errors as `open_store`."""
     from mcip_qdrant.store import open_store
 
-    if not create and "://" not in location and not Path(location).exists():
-        raise StoreError(
-            f"--qdrant {location}: no such folder. Fill one first: mcip-qdrant ingest FOLDER --qdrant {location}"
-        )
-    return open_store(location, api_key=api_key(), timeout_s=timeout_s)
+    return open_store(location, create=create, api_key=api_key(), timeout_s=timeout_s)
 
 
 def on_one_line(text: str) -> str:

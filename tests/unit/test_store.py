@@ -255,7 +255,9 @@ def test_bare_errors_of_local_mode_are_store_errors(error: Exception) -> None:
 
 @pytest.mark.parametrize("location", ["ftp://host", "redis://host", "qdrant://x", "://"])
 def test_other_schemes_are_refused(location: str) -> None:
-    with pytest.raises(ConfigurationError, match="expected http://, https:// or a folder"):
+    with pytest.raises(
+        ConfigurationError, match=r"expected a server \(http://HOST:6333 or https://HOST:6333\) or a folder"
+    ):
         open_store(location)
     assert not Path(location.split(":", maxsplit=1)[0] + ":").exists()
 
@@ -320,6 +322,53 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"belongs to another user.*pickles"):
         open_store(str(folder))
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(tmp_path: Path) -> None:
+    """A mistyped --qdrant, which may name the archive."""
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / ".hidden").touch()
+    for create in (True, False):
+        with pytest.raises(ConfigurationError, match="this folder is no embedded Qdrant"):
+            open_store(str(tmp_path), create=create)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "photo.jpg"]
+
+
+def test_new_disks_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".Trash").mkdir()
+    open_store(str(tmp_path)).close()
+    open_store(str(tmp_path), create=False).close()
+
+
+def test_who_only_reads_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such folder"):
+        open_store(str(tmp_path / "q"), create=False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match="no embedded Qdrant"):
+        open_store(str(tmp_path / "empty"), create=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("location", ["", "localhost:6333", "qdrant.example.org:6333/x", "10.0.0.1:6333"])
+def test_what_was_meant_as_a_server(location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"expected a server \(http://HOST:6333"):
+        open_store(location)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_in_the_url_is_never_told(sleeps: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(f"http://user:very-secret@127.0.0.1:{unused_port()}/path")
+    with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1:\d+/path") as caught:
+        store.call(lambda client: client.get_collections(), attempts=3)
+    assert len(sleeps) == 2
+    assert "trying again in" in caplog.text
+    for said in (str(caught.value), store.location, repr(store), caplog.text):
+        assert "very-secret" not in said
+    with pytest.raises(ConfigurationError) as refused:
+        open_store("qdrant://user:very-secret@host")
+    assert "very-secret" not in str(refused.value)
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
