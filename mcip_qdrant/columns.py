@@ -21,24 +21,35 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 
 
 class Columns:
-    """Payload fields by image. Rows that no image asked for are counted, so that a wrong key column is noticed."""
+    """Payload fields by image. Rows that no image asked for are counted, so that a wrong key column is noticed.
 
-    def __init__(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        self._rows = rows
-        self._used: set[str] = set()
+    Args:
+        by_path: rows by path relative to the source.
+        by_key: rows by key, or by path relative to the source where that is no key.
+    """
+
+    def __init__(self, by_path: Mapping[str, Mapping[str, Any]], by_key: Mapping[str, Mapping[str, Any]]) -> None:
+        self._by_path, self._by_key = by_path, by_key
+        self._used: set[tuple[str, str]] = set()
 
     def __call__(self, ref: ImageRef) -> Mapping[str, Any]:
         """The fields of one image; empty where the table has no row for it."""
-        for name in (ref.key, ref.relative):
-            if name in self._rows:
-                self._used.add(name)
-                return self._rows[name]
+        # An archive `photos` may hold a folder `photos`: a path is never taken for a key, and what can be a key is no path.
+        inside_out = ref.relative.startswith(f"{ref.source}/")
+        for kind, rows, name in (
+            ("key", self._by_key, ref.key),
+            ("path", self._by_path, ref.relative),
+            ("key", self._by_key, "" if inside_out else ref.relative),
+        ):
+            if name in rows:
+                self._used.add((kind, name))
+                return rows[name]
         return {}
 
     @property
     def unmatched(self) -> int:
         """Rows that belong to no image seen so far."""
-        return len(self._rows) - len(self._used)
+        return len(self._by_path) + len(self._by_key) - len(self._used)
 
     @classmethod
     def read(cls, path: Path) -> Columns:
@@ -60,7 +71,8 @@ class Columns:
             raise SourceError(f"--columns {path}: {exc.strerror}") from exc
         except (ValueError, csv.Error) as exc:
             raise SourceError(f"--columns {path}: {exc}") from exc
-        rows: dict[str, Mapping[str, Any]] = {}
+        by_path: dict[str, Mapping[str, Any]] = {}
+        by_key: dict[str, Mapping[str, Any]] = {}
         for number, row in enumerate(table, start=1):
             column = next((name for name in _KEY_COLUMNS if name in row), None)
             if column is None:
@@ -79,10 +91,11 @@ class Columns:
                 raise SourceError(
                     f"--columns {path}: the column {clash[0]!r} is written by mcip-qdrant itself; rename it"
                 )
+            rows = by_key if column == "key" else by_path
             if name in rows:
                 raise SourceError(f"--columns {path}: row {number} is the second one for {raw!r}")
             rows[name] = row
-        return cls(rows)
+        return cls(by_path, by_key)
 
 
 def jsonl_rows(path: Path) -> list[dict[str, Any]]:
@@ -114,12 +127,16 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError, csv.Error: a column twice, a row of another length, broken quoting.
+        ValueError, csv.Error: a column twice or without a name, a row of another length, broken quoting.
     """
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
         table = list(reader)
         names = list(reader.fieldnames or [])
+    if "" in names:
+        raise ValueError(
+            f"column {names.index('') + 1} has no name; if it is an index that pandas wrote: to_csv(…, index=False)"
+        )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"the column {twice[0]!r} is there twice")
     for number, row in enumerate(table, start=1):

@@ -22,7 +22,7 @@ from mcip_qdrant.decode import DecodeLimits
 from mcip_qdrant.errors import Reason
 from mcip_qdrant.keys import ImageRef
 from mcip_qdrant.manifest import Preprocess
-from mcip_qdrant.points import PreparedImage, RunStamp, image_uri, payload, same_file
+from mcip_qdrant.points import PreparedImage, RunStamp, image_uri, payload, same_file, same_json
 from mcip_qdrant.prepare import Prepare, Prepared, Recipe, SameBytes, prepare
 from mcip_qdrant.read import FileState, stat_image
 from mcip_qdrant.report import DeadLetter, RunReport
@@ -201,7 +201,7 @@ class _Run:
         fields = {**task.columns, "uri": image_uri(self.settings.shown_root(task.ref), task.ref)}
         if state is not None:
             fields["modified_at"] = state.modified_at
-        return {name: value for name, value in fields.items() if task.previous.get(name) != value}
+        return {name: value for name, value in fields.items() if not same_json(task.previous.get(name), value)}
 
     def _prepare(self, task: _Task) -> Prepared:
         """Read, decode and preprocess one image; runs in a decode thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,3 +94,8 @@ def same_file(previous: Mapping[str, Any], state: FileState | None) -> bool:
     return (
         state is not None and previous.get("bytes") == state.bytes and previous.get("modified_at") == state.modified_at
     )
+
+
+def same_json(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON; Python's own `==` also takes True for 1 and 1 for 1.0, which filters tell apart."""
+    return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)

@@ -136,6 +136,24 @@ def test_key_variants(tmp_path: Path) -> None:
     assert columns.unmatched == 1
 
 
+def test_a_path_is_not_taken_for_a_key(tmp_path: Path) -> None:
+    """An archive that was unpacked into itself: `photos/a.jpg` is one image's key and another one's path."""
+    outer, inner = ImageRef("photos", "a.jpg"), ImageRef("photos", "photos/a.jpg")
+    columns = table(tmp_path, "path,t\nphotos/a.jpg,1\na.jpg,2\n")
+    assert (columns(outer), columns(inner)) == ({"t": 2}, {"t": 1})
+    assert columns.unmatched == 0
+    columns = table(tmp_path, "path,t\nphotos/a.jpg,1\n")
+    assert (columns(outer), columns(inner)) == ({}, {"t": 1})
+    columns = table(tmp_path, "key,t\nphotos/photos/a.jpg,1\nphotos/a.jpg,2\n")
+    assert (columns(outer), columns(inner)) == ({"t": 2}, {"t": 1})
+    columns = table(tmp_path, "key,t\nphotos/a.jpg,1\n")
+    assert (columns(outer), columns(inner)) == ({"t": 1}, {})
+    rows = '{"key": "photos/a.jpg", "t": 1}\n{"path": "a.jpg", "t": 2}\n{"path": "photos/a.jpg", "t": 3}\n'
+    columns = table(tmp_path, rows, "t.jsonl")
+    assert (columns(outer), columns(inner)) == ({"t": 1}, {"t": 3})
+    assert columns.unmatched == 1
+
+
 def test_paths_are_plain_file_names(tmp_path: Path) -> None:
     columns = table(tmp_path, 'path,t\n100%.jpg,1\n%41.jpg,2\n"new\nline.jpg",3\nä.jpg,4\n')
     for name, value in ((b"100%.jpg", 1), (b"%41.jpg", 2), (b"new\nline.jpg", 3), ("ä.jpg".encode(), 4)):
@@ -167,6 +185,7 @@ def test_suffix_decides_the_format(tmp_path: Path) -> None:
         (b"key,t\n\xff,1\n", "utf-8"),
         ("key,t,t\na,1,2\n", "'t' is there twice"),
         ("path,t\na\0b,1\n", "NUL"),
+        (",path,t\n0,a,1\n", "column 1 has no name"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path: Path, content: str | bytes, words: str) -> None:

@@ -373,6 +373,17 @@ def test_checksum_looks_at_bytes_and_at_nothing_else(archive: Archive) -> None:
     assert archive.payload(names[4])["run_id"] == "run-1"
 
 
+def test_columns_that_changed_their_type(archive: Archive) -> None:
+    """Equal for Python, but not for a filter."""
+    fill(archive.root, 1)
+    archive.run()
+    for value in (0, False, 0.0, [1], [True], {"a": 1}, {"a": 1.0}):
+        assert archive.run(columns=lambda _ref, value=value: {"flag": value}).updated == 1
+        assert archive.run(columns=lambda _ref, value=value: {"flag": value}).updated == 0
+        ((_, payload),) = archive.points().values()
+        assert repr(payload["flag"]) == repr(value)
+
+
 def test_changed_columns_of_unchanged_images(archive: Archive) -> None:
     names = fill(archive.root, 5)
     archive.run(columns=lambda _ref: {"tag": "old", "n": 1})
