@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
 from mcip_qdrant.errors import ImageError, InvalidQueryError
 from mcip_qdrant.hit import Hit
-from mcip_qdrant.keys import path_from_uri
-from mcip_qdrant.picture import rgb_image
+from mcip_qdrant.thumbnail import picture_bytes, small_picture
 
 _TILE = 240
 _LABEL = 40
@@ -21,14 +20,28 @@ _HEADER = 44
 _PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 34), (215, 215, 210)
 
 
-def contact_sheet(title: str, hits: Sequence[Hit], query: Image.Image | None = None) -> Image.Image:
+SHOWN: Final = 200
+"""At most so many hits are drawn."""
+
+
+def contact_sheet(
+    title: str,
+    hits: Sequence[Hit],
+    query: Image.Image | None = None,
+    roots: Mapping[str, Path] | None = None,
+) -> Image.Image:
     """Draw hits in reading order, each with rank, score and name; the query picture, if any, comes first.
 
-    A hit whose file cannot be read shows as an empty tile that says so.
+    A hit whose file cannot be read shows as an empty tile that says why.
+
+    Args:
+        hits: the first `SHOWN` of them are drawn.
+        roots: source name -> its folder here. None: files are read where their uri says.
     """
-    tiles: list[tuple[str, Image.Image | None]] = [("query", query)] if query is not None else []
+    tiles: list[tuple[str, Image.Image | str]] = [("query", query)] if query is not None else []
     tiles += [
-        (f"{rank}.  {hit.score:.3f}  {hit.key.rsplit('/', 1)[-1]}", _picture(hit)) for rank, hit in enumerate(hits, 1)
+        (f"{rank}.  {hit.score:.3f}  {hit.key.rsplit('/', 1)[-1]}", _picture(hit, roots))
+        for rank, hit in enumerate(hits[:SHOWN], 1)
     ]
     columns = min(5, max(1, math.ceil(math.sqrt(len(tiles)))))
     rows = max(1, math.ceil(len(tiles) / columns))
@@ -40,8 +53,8 @@ def contact_sheet(title: str, hits: Sequence[Hit], query: Image.Image | None = N
         left = _GAP + index % columns * (_TILE + _GAP)
         top = _HEADER + _GAP + index // columns * (_TILE + _LABEL + _GAP)
         draw.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), fill=_FAINT)
-        if picture is None:
-            draw.text((left + _GAP, top + _TILE // 2), "file cannot be read", _INK, ImageFont.load_default(14))
+        if isinstance(picture, str):
+            draw.text((left + _GAP, top + _TILE // 2), picture, _INK, ImageFont.load_default(14))
         else:
             thumbnail = picture.copy()
             thumbnail.thumbnail((_TILE, _TILE))
@@ -62,12 +75,11 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
         raise InvalidQueryError(f"--sheet {path}: cannot be written: {exc}") from exc
 
 
-def _picture(hit: Hit) -> Image.Image | None:
-    path = path_from_uri(hit.uri)
+def _picture(hit: Hit, roots: Mapping[str, Path] | None) -> Image.Image | str:
     try:
-        return rgb_image(os.fsdecode(path)) if path is not None else None
-    except ImageError:
-        return None
+        return small_picture(picture_bytes(hit, roots), side=_TILE)
+    except ImageError as exc:
+        return f"cannot be shown: {exc.reason}"
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:

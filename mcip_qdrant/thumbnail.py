@@ -31,7 +31,15 @@ class Thumbnail:
 
 
 def thumbnail(data: bytes, *, side: int, limits: DecodeLimits = _LIMITS) -> Thumbnail:
-    """Make a thumbnail whose longer side has at most `side` pixels; smaller pictures are not enlarged.
+    """A small copy of a picture as a JPEG; arguments and errors as `small_picture`."""
+    small = small_picture(data, side=side, limits=limits)
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=_QUALITY, optimize=True)
+    return Thumbnail(stream.getvalue(), *small.size)
+
+
+def small_picture(data: bytes, *, side: int, limits: DecodeLimits = _LIMITS) -> Image.Image:
+    """An RGB copy whose longer side has at most `side` pixels; smaller pictures are not enlarged.
 
     Args:
         data: the whole image file. It is decoded by the image rules (`mcip_qdrant.decode`): turned upright, alpha on white.
@@ -46,9 +54,7 @@ def thumbnail(data: bytes, *, side: int, limits: DecodeLimits = _LIMITS) -> Thum
     # A picture of its own, because Pillow would save comments and profiles that came with the original.
     clean = Image.new("RGB", small.size)
     clean.paste(small)
-    stream = io.BytesIO()
-    clean.save(stream, "JPEG", quality=_QUALITY, optimize=True)
-    return Thumbnail(stream.getvalue(), *clean.size)
+    return clean
 
 
 def picture_bytes(hit: Hit, roots: Mapping[str, Path] | None, *, max_bytes: int = _LIMITS.max_bytes) -> bytes:

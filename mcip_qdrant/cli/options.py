@@ -82,6 +82,21 @@ def broker_option(*, required: bool) -> Callable[[_F], _F]:
     )
 
 
+def source_root_option(purpose: str) -> Callable[[_F], _F]:
+    """`--source-root`, for commands that may do without."""
+    return click.option(
+        "--source-root",
+        "source_roots",
+        multiple=True,
+        type=click.Path(),  # which splits the variable at colons
+        envvar="MCIP_QDRANT_SOURCE_ROOTS",
+        show_envvar=True,
+        metavar="[NAME=]DIR",
+        help=f"{purpose}. NAME is the archive's --source name (default: the folder's base name). Repeatable; in the environment "
+        "separated by colons.",
+    )
+
+
 def precision_option(command: _F) -> _F:
     """`--precision` of a command that runs graphs."""
     return click.option(

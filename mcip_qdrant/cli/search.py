@@ -17,6 +17,7 @@ from mcip_qdrant.cli.options import (
     on_one_line,
     precision_option,
     say_device,
+    source_root_option,
     store_options,
 )
 from mcip_qdrant.cli.query_options import mix_parts, qdrant_filter
@@ -58,7 +59,8 @@ from mcip_qdrant.manifest import Precision
     "--diverse", is_flag=True, help="Spread the hits out: each as near to the query and as unlike the others as can be."
 )
 @click.option("--copies", is_flag=True, help="Show files with equal content each by itself, instead of one for all.")
-@click.option("--sheet", type=ANY_PATH, help="Write a labelled contact sheet of the hits (PNG).")
+@click.option("--sheet", type=ANY_PATH, help="Write a labelled contact sheet of the hits (PNG), of 200 at most.")
+@source_root_option("For --sheet: where an archive lies on this machine, if not where it was ingested from")
 @json_option
 @device_option
 @precision_option
@@ -77,6 +79,7 @@ def search_command(
     diverse: bool,
     copies: bool,
     sheet: Path | None,
+    source_roots: tuple[str, ...],
     as_json: bool,
     device: str,
     precision: Precision | None,
@@ -94,6 +97,11 @@ def search_command(
     """
     if (text is not None) + (image is not None) + bool(mix) + bool(like or unlike) != 1:
         raise click.UsageError("give exactly one of --text, --image, --mix and --like")
+    if unlike and not like:
+        raise click.UsageError("--unlike goes with --like: say which images the hits should be near to")
+    from mcip_qdrant.source import parse_roots
+
+    roots = parse_roots(source_roots) if source_roots else None
     conditions = qdrant_filter(filters)
     from mcip_qdrant.errors import TextCutWarning
     from mcip_qdrant.picture import rgb_image
@@ -103,7 +111,7 @@ def search_command(
     from mcip_qdrant.session import Device, choose_provider
 
     encoder = QueryEncoder.open(bundle_path, device=device, precision=precision)
-    if not (like or unlike):
+    if not like:
         say_device(choose_provider(Device.parse(device)), device)
     store = connect(location)
     try:
@@ -114,7 +122,7 @@ def search_command(
                 text=text,
                 image=image,
                 mix=mix_parts(mix),
-                like=Like(positive=like, negative=unlike) if like or unlike else None,
+                like=Like(positive=like, negative=unlike) if like else None,
                 limit=limit,
                 offset=offset,
                 filter=conditions,
@@ -138,7 +146,7 @@ def search_command(
         from mcip_qdrant.sheet import contact_sheet, save_sheet
 
         title = _title(text, image, mix, like)
-        save_sheet(contact_sheet(title, hits, rgb_image(image) if image is not None else None), sheet)
+        save_sheet(contact_sheet(title, hits, rgb_image(image) if image is not None else None, roots), sheet)
         click.echo(f"contact sheet: {sheet}", err=True)
 
 

@@ -15,6 +15,7 @@ from mcip_qdrant.cli.options import (
     device_option,
     precision_option,
     say_device,
+    source_root_option,
     store_options,
 )
 from mcip_qdrant.credentials import secret
@@ -40,17 +41,7 @@ if TYPE_CHECKING:
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than this need a key."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option(
-    "--source-root",
-    "source_roots",
-    multiple=True,
-    type=click.Path(),  # which splits the variable at colons
-    envvar="MCIP_QDRANT_SOURCE_ROOTS",
-    show_envvar=True,
-    metavar="[NAME=]DIR",
-    help="Where an archive lies on this machine, for thumbnails; NAME is its --source name (default: the folder's base name). "
-    "Repeatable; in the environment separated by colons. Without it, hits have names only.",
-)
+@source_root_option("For thumbnails: where an archive lies on this machine; without it, hits have names only")
 @click.option(
     "--allowed-host",
     "allowed_hosts",
