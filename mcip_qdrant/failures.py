@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.report import DeadLetter
+
+# A file this old that nobody has locked is not one that is just being made.
+_REMAINS_S = 60
 
 
 class FailureFile:
@@ -30,14 +37,30 @@ class FailureFile:
             # A device would be replaced by the file, which for root is the end of /dev/null.
             raise SourceError(f"--failures {path}: is not a regular file; choose another with --failures FILE")
         try:
-            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+            self._remove_remains()
+            descriptor, name = tempfile.mkstemp(prefix=self.partial_prefix(path), dir=path.absolute().parent)
         except OSError as exc:
             raise SourceError(
                 f"--failures {path}: cannot be written: {exc.strerror}; choose another with --failures FILE"
             ) from exc
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._temporary = Path(name)
         self._written = False
         self._stream: IO[str] = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
+
+    @staticmethod
+    def partial_prefix(path: Path) -> str:
+        """How the names of unfinished files begin, which lie beside the file."""
+        return f".{path.name}.partial-"
+
+    def _remove_remains(self) -> None:
+        """Of runs that were killed: the lock goes with the process."""
+        for remains in self.path.absolute().parent.glob(f"{glob.escape(self.partial_prefix(self.path))}*"):
+            with suppress(OSError), remains.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - remains.stat().st_mtime > _REMAINS_S:
+                    remains.unlink()
 
     def write(self, letter: DeadLetter) -> None:
         """Append one dead letter."""

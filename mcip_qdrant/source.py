@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -55,12 +56,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """Every image file below a folder, in sorted order. Symlinked folders are not entered, so no loop is possible."""
+    """Every image file below a folder, in sorted order. Symlinked folders are not entered, so no loop is possible.
+
+    `apart`: files and folders that are no part of the archive, by absolute path. They are not even counted as skipped.
+    """
 
     name: str
     root: Path
     every_file: bool = False
     complete: bool = True
+    apart: Callable[[bytes], bool] = lambda _path: False
 
     def __call__(self, report: ListingReport) -> Iterator[ImageRef]:
         """List the folder, depth first."""
@@ -74,6 +79,8 @@ class FolderSource:
             try:
                 with os.scandir(folder) as listing:
                     for entry in listing:
+                        if self.apart(entry.path):
+                            continue
                         if entry.is_dir(follow_symlinks=False):
                             below.append(entry.name)
                         elif self._is_candidate(entry, report):
@@ -124,8 +131,10 @@ class ListSource:
         """Read the list as it comes; each path once."""
         root = os.path.normpath(os.fsencode(self.root.absolute()))
         seen = SeenNames()
-        for raw in _split(self.stream, self.separator):
-            line = raw.removesuffix(b"\r") if self.separator == b"\n" else raw
+        for number, raw in enumerate(_split(self.stream, self.separator)):
+            line = raw
+            if self.separator == b"\n":  # a text file, which Windows' editors write with these
+                line = raw.removesuffix(b"\r").removeprefix(b"" if number else codecs.BOM_UTF8)
             if not line:
                 continue
             if b"\0" in line:

@@ -136,16 +136,16 @@ def _prepare_folder(folder: Path, *, create: bool) -> None:
                 f"--qdrant {folder}: no such folder. Fill one first: mcip-qdrant ingest FOLDER --qdrant {folder}"
             )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.geteuid():
+            raise ConfigurationError(
+                f"--qdrant {folder}: this folder belongs to another user. Embedded Qdrant folders hold pickles, which can run code "
+                "when they are read; use one of your own, or a Qdrant server"
+            )
         visible = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
         if "meta.json" not in visible and not (create and visible <= _MAY_BE_THERE):
             raise ConfigurationError(
                 f"--qdrant {folder}: this folder is no embedded Qdrant{'' if not create else ', and it is not empty'}. "
                 "Name the folder that `mcip-qdrant ingest` has filled, or one that does not exist yet"
-            )
-        if folder.stat().st_uid != os.geteuid():
-            raise ConfigurationError(
-                f"--qdrant {folder}: this folder belongs to another user. Embedded Qdrant folders hold pickles, which can run code "
-                "when they are read; use one of your own, or a Qdrant server"
             )
         # A process killed while qdrant-client wrote its first, empty meta.json leaves a file that it cannot read.
         meta = folder / "meta.json"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from mcip_qdrant.cli.ingest_broker import BrokerOptions, ingest_by_broker
-from mcip_qdrant.cli.ingest_input import chosen_source, parse_indexes, raise_pillow_limit
+from mcip_qdrant.cli.ingest_input import chosen_source, own_files, parse_indexes, raise_pillow_limit
 from mcip_qdrant.cli.ingest_output import ProgressBar, print_result, stop_on_interrupt
 from mcip_qdrant.cli.options import (
     ANY_PATH,
@@ -200,7 +200,8 @@ def ingest_command(
     from mcip_qdrant.verify import check_preprocessing
 
     raise_pillow_limit(max_pixels)
-    source = chosen_source(folder or Path(), source_name, list_file, null_separated, all_files)
+    apart = own_files(location, failures_file)
+    source = chosen_source(folder or Path(), source_name, list_file, null_separated, all_files, apart)
     columns = Columns.read(columns_file) if columns_file is not None else None
     bundle = Bundle.open(bundle_path)
     options = IngestOptions(

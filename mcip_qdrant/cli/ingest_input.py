@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def parse_indexes(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """`--index FIELD:TYPE`, as field -> type."""
     from mcip_qdrant.collection import INDEX_TYPES
 
     indexes = {}
@@ -32,9 +34,39 @@ def raise_pillow_limit(max_pixels: int) -> None:
     Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
 
 
+def own_files(location: str, failures: Path) -> Callable[[bytes], bool]:
+    """Whether an absolute path is one of those that `ingest` itself writes, which may well lie in the archive.
+
+    Args:
+        location: `--qdrant`.
+        failures: `--failures`.
+    """
+    from mcip_qdrant.failures import FailureFile
+
+    folder = failures.absolute().parent.resolve()
+    exact = {os.fsencode(folder / failures.name)}
+    if "://" not in location:
+        exact.add(os.fsencode(Path(location).resolve()))
+    partial = os.fsencode(folder / FailureFile.partial_prefix(failures))
+    return lambda path: path in exact or path.startswith(partial)
+
+
 def chosen_source(
-    folder: Path, name: str | None, list_file: Path | None, null_separated: bool, all_files: bool
+    folder: Path,
+    name: str | None,
+    list_file: Path | None,
+    null_separated: bool,
+    all_files: bool,
+    apart: Callable[[bytes], bool],
 ) -> Source:
+    """The source that FOLDER, --source and --list name.
+
+    Args:
+        apart: paths that a folder's listing leaves out.
+
+    Raises:
+        SourceError: the folder or the list cannot be read, or the name cannot be used.
+    """
     from mcip_qdrant.errors import SourceError
     from mcip_qdrant.keys import source_name
     from mcip_qdrant.source import FolderSource, ListSource, check_root
@@ -43,7 +75,9 @@ def chosen_source(
     # resolve(): `ingest .` and `ingest photos/` name the same archive as `ingest /data/photos`.
     encoded = source_name(os.fsencode(root.resolve().name) if name is None else name)
     if list_file is None:
-        return FolderSource(encoded, root.resolve(), every_file=all_files)
+        return FolderSource(encoded, root.resolve(), every_file=all_files, apart=apart)
+    if str(list_file) == "-" and sys.stdin is None:
+        raise SourceError("--list -: standard input is closed")
     try:
         stream = sys.stdin.buffer if str(list_file) == "-" else list_file.open("rb")
     except OSError as exc:

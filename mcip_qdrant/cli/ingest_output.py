@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import click
 from tqdm import tqdm
 
 from mcip_qdrant.cli.options import on_one_line
+from mcip_qdrant.cli.streams import echo_json
 
 if TYPE_CHECKING:
     from mcip_qdrant.ingest import IngestResult
@@ -36,7 +36,8 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
             signal.default_int_handler(number, None)
         stop.set()
         # Not through sys.stderr: the signal may have come in the middle of a write to it.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _STOPPING)
+        with suppress(OSError):  # nobody there to be told
+            os.write(2, _STOPPING)
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -102,28 +103,24 @@ class ProgressBar:
 def print_result(result: IngestResult, failures_file: Path, as_json: bool) -> None:
     report, listing = result.report, result.listing
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "run_id": result.run_id,
-                    "submitted": report.submitted,
-                    "embedded": report.embedded,
-                    "replaced": report.replaced,
-                    "unchanged": report.unchanged,
-                    "updated": report.updated,
-                    "failed": report.failed,
-                    "pruned": result.pruned,
-                    "prune_refused": result.prune_refused,
-                    "interrupted": report.interrupted,
-                    "points": result.points,
-                    "failures_file": str(failures_file),
-                    "listing_errors": listing.errors,
-                    "skipped": dict(listing.skipped),
-                    "stage_seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
-                },
-                ensure_ascii=False,
-                indent=2,
-            )
+        echo_json(
+            {
+                "run_id": result.run_id,
+                "submitted": report.submitted,
+                "embedded": report.embedded,
+                "replaced": report.replaced,
+                "unchanged": report.unchanged,
+                "updated": report.updated,
+                "failed": report.failed,
+                "pruned": result.pruned,
+                "prune_refused": result.prune_refused,
+                "interrupted": report.interrupted,
+                "points": result.points,
+                "failures_file": str(failures_file),
+                "listing_errors": listing.errors,
+                "skipped": dict(listing.skipped),
+                "stage_seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
+            }
         )
         return
     click.echo(

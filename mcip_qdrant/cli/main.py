@@ -19,6 +19,7 @@ from mcip_qdrant.cli.inspect import inspect_command
 from mcip_qdrant.cli.runs import cancel_command, failures_command, retry_command, status_command
 from mcip_qdrant.cli.search import search_command
 from mcip_qdrant.cli.serve import serve_command
+from mcip_qdrant.cli.streams import prepare_streams
 from mcip_qdrant.cli.tune import tune_group
 from mcip_qdrant.cli.verify import verify_command
 from mcip_qdrant.cli.worker import worker_command
@@ -96,7 +97,4 @@ def _prepare_process() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # File names need not be UTF-8, and a terminal need not be able to show them.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()

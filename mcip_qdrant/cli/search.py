@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mcip_qdrant.cli.options import (
     store_options,
 )
 from mcip_qdrant.cli.query_options import mix_parts, qdrant_filter
+from mcip_qdrant.cli.streams import echo_json
 from mcip_qdrant.manifest import Precision
 
 
@@ -135,7 +135,7 @@ def search_command(
         click.echo(f"mcip-qdrant: {warning.message}", err=True)
     if as_json:
         rows = [{"id": hit.id, "score": hit.score, "uri": hit.uri, "payload": hit.payload} for hit in hits]
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        echo_json(rows)
     else:
         for hit in hits:
             click.echo(f"{hit.score:.4f}  {hit.id}  {on_one_line(hit.uri)}")

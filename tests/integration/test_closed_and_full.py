@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,54 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as 
 def _settings(clip: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MCIP_QDRANT_BUNDLE", str(clip.folder))
     monkeypatch.setenv("MCIP_QDRANT_DEVICE", "cpu")
+
+
+# Streams that are closed, full, or of another encoding.
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "0<&-", "0<&- 2>&-", "2>/dev/full", "0<&- 1>&- 2>&-"])
+def test_streams_do_not_decide_over_a_run(tmp_path: Path, streams: str) -> None:
+    write_archive(tmp_path / "photos", 3)
+    words = [sys.executable, "-m", "mcip_qdrant", "ingest", "photos", "--json"]
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(words)} {streams}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(points(tmp_path / "qdrant")) == 3
+    if "1>&-" not in streams:
+        assert json.loads(done.stdout)["embedded"] == 3
+    # What is meant for people has not landed in a file that was opened meanwhile.
+    for path in (path for path in (tmp_path / "qdrant").rglob("*") if path.is_file()):
+        assert b"img/s" not in path.read_bytes()
+
+
+def test_a_list_from_a_closed_stdin(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "mcip_qdrant", "ingest", "--list", "-"]
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(words)} 0<&-"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "mcip-qdrant: --list -: standard input is closed\n")
+
+
+def test_json_is_json_in_every_encoding(tmp_path: Path) -> None:
+    write_archive(tmp_path / "photos", 1)
+    (picture,) = (tmp_path / "photos").iterdir()
+    picture.rename(picture.with_name("😀 ä.png"))
+    run("ingest", "photos", cwd=tmp_path)
+    for encoding in ("latin-1", "ascii", "utf-8", "utf-16"):
+        words = [sys.executable, "-m", "mcip_qdrant", "search", "--text", "a", "--json"]
+        env = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, check=True)
+        assert json.loads(done.stdout.decode(encoding))[0]["payload"]["key"] == "photos/😀 ä.png"
+
+
+def test_what_ingest_writes_is_no_part_of_the_archive(tmp_path: Path) -> None:
+    """`ingest .` with everything at its default place."""
+    write_archive(tmp_path, 2)
+    (tmp_path / "broken.jpg").write_text("no picture")
+    for unchanged in (0, 2):
+        done = run("ingest", ".", "--all-files", "--json", cwd=tmp_path, expect=3).json
+        assert (done["submitted"], done["unchanged"], done["failed"], done["skipped"]) == (3, unchanged, 1, {})
 
 
 # Permissions: root may write anywhere, so these run as somebody else.

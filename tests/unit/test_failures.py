@@ -110,3 +110,22 @@ def test_nothing_but_a_file_is_ever_replaced(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="not a regular file"):
             FailureFile(tmp_path / name)
     assert names(tmp_path) == ["folder", "null", "pipe"]
+
+
+def test_what_killed_runs_left_is_cleared_away(tmp_path: Path) -> None:
+    path = tmp_path / "failures[1].jsonl"
+    living = FailureFile(path)
+    left = [tmp_path / f"{FailureFile.partial_prefix(path)}{name}" for name in ("old", "new")]
+    others = [tmp_path / ".failures1.jsonl.partial-x", tmp_path / ".failures[1].jsonl"]
+    for file in [*left, *others]:
+        file.write_text("{}")
+    for file in set(tmp_path.iterdir()) - {left[1]}:
+        os.utime(file, (0, 0))
+    with FailureFile(path) as failures:
+        failures.write(DeadLetter("s/1.jpg", Reason.GONE, ""))
+    assert not left[0].exists()
+    assert left[1].exists(), "somebody may be about to lock it"
+    assert all(file.exists() for file in others)
+    with living:
+        living.write(DeadLetter("s/2.jpg", Reason.GONE, ""))
+    assert [line["key"] for line in lines(path)] == ["s/2.jpg"]

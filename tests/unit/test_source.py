@@ -346,3 +346,21 @@ def test_a_list_may_spell_the_root_through_a_symlink(tmp_path: Path) -> None:
     source = ListSource("s", tmp_path / "real", stream)
     assert [ref.relative for ref in source(report)] == ["a.jpg"]
     assert len(report.errors) == 1
+
+
+def test_what_is_apart_is_neither_listed_nor_counted(tmp_path: Path) -> None:
+    for name in ("a.jpg", "qdrant/meta.json", "qdrant/b.jpg", "sub/qdrant/c.jpg", "notes.txt", "failures.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    apart = {os.fsencode(tmp_path / name) for name in ("qdrant", "failures.jsonl")}
+    refs, report = listed(FolderSource("s", tmp_path, apart=apart.__contains__))
+    assert refs == [b"a.jpg", b"sub/qdrant/c.jpg"]
+    assert report.skipped == {".txt": 1}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    stream = io.BytesIO(b"\xef\xbb\xbfa.jpg\r\n\xef\xbb\xbfb.jpg\n")
+    refs, _ = listed(ListSource("s", tmp_path, stream))
+    assert refs == [b"a.jpg", b"\xef\xbb\xbfb.jpg"]
+    refs, _ = listed(ListSource("s", tmp_path, io.BytesIO(b"\xef\xbb\xbfa.jpg\0"), b"\0"))
+    assert refs == [b"\xef\xbb\xbfa.jpg"]
