@@ -143,7 +143,7 @@ def _paint(
     if hole is not None:
         opening = _cover(frame.to_picture(centre + hole * stretch * radius), len(x))
         cover, inner = np.minimum(cover, 1 - opening), np.minimum(inner, 1 - opening)
-    # A smaller copy of a moon does not lie inside of it.
+    # A smaller copy of a shape with a hole or with hollows does not lie inside of it everywhere.
     inner = np.minimum(inner, cover)
     scene_x, scene_y = frame.to_scene(x, y)
     texture = _texture(kind.pattern, detail, (scene_x - centre[0]) / radius, (scene_y - centre[1]) / radius)
