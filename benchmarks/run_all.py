@@ -1,4 +1,4 @@
-"""Run every benchmark that concerns one machine and write the table of docs/benchmarks.md.
+"""Run every benchmark of the way in that concerns one machine, and write the first table of docs/benchmarks.md.
 
 Wants a machine that does nothing else: the load average before the start is printed into the page. The first run makes
 models and photos in the work folder (2 minutes, 2 GB); a whole run takes about 20 minutes on two CPUs. The page is left
@@ -23,7 +23,9 @@ from _harness import HEADER, Fact, Script, say
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: begin (benchmarks/run_all.py) -->", "<!-- measured: end -->"
-SCRIPTS = ("ingest_small", "ingest_large", "query_cold", "query_warm", "int8", "query_int8_recall", "corrupt", "killed")
+SCRIPTS = ("ingest_small", "ingest_large", "int8", "corrupt", "killed")
+# The page has them in its section on queries, query_install.py in docs/querying.md.
+QUERIES = ("query_cold", "query_warm", "query_int8_recall")
 PACKAGES = ("onnxruntime", "pillow", "numpy", "qdrant-client", "tokenizers", "fastembed", "open-clip-torch", "torch")
 
 
@@ -32,7 +34,7 @@ def main() -> None:
     script = Script(__doc__ or "", rounds=0)
     script.parser.set_defaults(rounds=None)
     script.parser.add_argument("--photos", type=Path, help="camera-size JPEGs of your own: see ingest_large.py --help")
-    script.parser.add_argument("--only", nargs="+", choices=(*SCRIPTS, "decode_preprocess"), help="run these and print")
+    script.parser.add_argument("--only", nargs="+", choices=(*SCRIPTS, *QUERIES, "decode_preprocess"), help="run these and print")
     options = script.parse()
     load = os.getloadavg()[0]
     if load > 0.3:

@@ -33,6 +33,12 @@ def bundle_option(command: _F) -> _F:
     )(command)
 
 
+def _collection_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value.strip() or "/" in value:
+        raise click.BadParameter(f"{value!r}: a collection needs a name, without slashes")
+    return value
+
+
 def store_options(command: _F) -> _F:
     """`--qdrant` and `--collection`."""
     command = click.option(
@@ -41,6 +47,7 @@ def store_options(command: _F) -> _F:
         show_envvar=True,
         default="images",
         show_default=True,
+        callback=_collection_name,
         help="Collection, or alias of one.",
     )(command)
     return click.option(
