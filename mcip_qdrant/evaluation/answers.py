@@ -14,18 +14,17 @@ from mcip_qdrant.evaluation.datasets import NO_CLASS
 from mcip_qdrant.evaluation.evaluation import Figure, Shown
 from mcip_qdrant.evaluation.ranking import alone_on_top, average_precision, rank_of_best, votes
 from mcip_qdrant.evaluation.scores import PerQuery
-from mcip_qdrant.evaluation.searches import Answer, Point
+from mcip_qdrant.evaluation.searches import SAME_SCORE, Answer, Point
 
 NEIGHBOURS: Final = 21
 TEMPERATURE: Final = 0.1
-_SAME_SCORE: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One query with its answers; `point` is the row of the point that it is or belongs to, None for a text of nobody's.
 
-    `exact` is one long list. `index` holds an answer for each length asked for: HNSW looks at least at as many candidates as
+    `exact` is one long list, with everything that is as similar as its last wanted item. `index` holds an answer for each length asked for: HNSW looks at least at as many candidates as
     are asked for, so the first ten of a hundred are better than the ten that an application gets.
     """
 
@@ -65,10 +64,14 @@ def nearest_found(asked: Asked, answer: Answer, k: int) -> float:
 
     An item within 1e-6 of the k-th is as good as the k-th. Where the collection has fewer points, k is their number.
     """
-    k = min(k, len(asked.exact.ids))
-    worst = asked.exact.scores[k - 1] - _SAME_SCORE
-    near = {one for one, score in zip(asked.exact.ids, asked.exact.scores, strict=True) if score >= worst}
-    return sum(one in near for one in answer.ids[:k]) / k
+    near = nearest_ids(asked.exact, k)
+    return sum(one in near for one in answer.ids[:k]) / min(k, len(asked.exact.ids))
+
+
+def nearest_ids(exact: Answer, k: int) -> set[str]:
+    """The k nearest by exact search, and whatever is as similar as the k-th."""
+    worst = exact.scores[min(k, len(exact.ids)) - 1] - SAME_SCORE
+    return {one for one, score in zip(exact.ids, exact.scores, strict=True) if score >= worst}
 
 
 def image_figures(

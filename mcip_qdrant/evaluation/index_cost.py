@@ -16,18 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcip_qdrant.errors import SourceError
-from mcip_qdrant.evaluation.answers import Archive, Asked, image_figures, lengths, text_figures
+from mcip_qdrant.evaluation.answers import Archive, Asked, image_figures, lengths, nearest_ids, text_figures
 from mcip_qdrant.evaluation.datasets import NO_CLASS
 from mcip_qdrant.evaluation.embed import Embedder, Watch
 from mcip_qdrant.evaluation.evaluation import Evaluation, Example, Neighbour, Shown
-from mcip_qdrant.evaluation.searches import Point, Searches, describe_index
+from mcip_qdrant.evaluation.searches import Point, Searches, asked_first, describe_index
 from mcip_qdrant.evaluation.similarity import Rows
 from mcip_qdrant.keys import path_from_uri
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
-_MARGIN: Final = 10
 _WORST: Final = 6
 _SHOWN: Final = 5
 
@@ -89,7 +88,7 @@ def index_cost(searches: Searches, embedder: Embedder, questions: Questions) -> 
         preparation="as stored in the collection",
         sizes=sizes,
         figures=[pair[0] for pair in judged],
-        facts=_times("exact search", images, texts, lambda one: {len(one.exact.ids): one.exact.seconds}),
+        facts=_times("exact search", images, texts, _exact_seconds),
     )
     shown_k = questions.ks[min(1, len(questions.ks) - 1)]
     scores = {pair[1].name: pair[1].score.values for pair in judged}
@@ -157,21 +156,24 @@ def _ask(
     *,
     own: Sequence[str] | None = None,
 ) -> list[Asked]:
-    """Each query by exact search, once, and by the index, once for each length; `own` are ids to leave out of the answers."""
+    """Each query by exact search and by the index, by the index once for each length; `own` are ids to leave out of the answers."""
     watch.begin(what, len(queries))
     extra = 0 if own is None else 1
     asked = []
     for place, (point, shown) in enumerate(queries):
         vector = vectors[place : place + 1][0]
         left_out = "" if own is None else own[place]
-        longest = max(wanted) + _MARGIN
-        exact = searches.search(vector, longest + extra, exact=True).without(left_out, longest)
+        exact = searches.nearest(vector, max(wanted), left_out=left_out)
         index = {
             length: searches.search(vector, length + extra, exact=False).without(left_out, length) for length in wanted
         }
         asked.append(Asked(point, shown, exact, index))
         watch.advance(1)
     return asked
+
+
+def _exact_seconds(one: Asked) -> dict[int, float]:
+    return {min(len(one.exact.ids), asked_first(max(one.index))): one.exact.seconds}
 
 
 def _times(
@@ -205,7 +207,7 @@ def _examples(asked: Sequence[Asked], archive: Archive, values: NDArray[np.float
     shown = []
     for place in np.argsort(values, kind="stable")[:_WORST]:
         one = asked[int(place)]
-        near = set(one.exact.ids[:k])
+        near = nearest_ids(one.exact, k)
         found = list(zip(one.index[k].ids, one.index[k].scores, strict=True))[:_SHOWN]
         neighbours = [
             Neighbour(_shown(archive.points[archive.row[item]]), float(score), item in near)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _PAGE: Final = 1000
 _VECTORS: Final = 100
 _ATTEMPTS: Final = 3
+_MARGIN: Final = 10
+_GROWTH: Final = 4
+
+SAME_SCORE: Final = 1e-6
+"""Scores no further apart than this are one score: the same vector may be rounded differently in two searches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +116,33 @@ class Searches:
             )
         return np.array([found[one] for one in ids], dtype=np.float32)
 
+    def nearest(self, vector: NDArray[np.float32], length: int, *, left_out: str = "") -> Answer:
+        """The `length` nearest points by exact search, and all others that are as similar as the last of them.
+
+        Without the others, which copy of a picture is among the nearest would be chance. The seconds are those of the first
+        search, for `asked_first(length)` points.
+
+        Args:
+            vector: float32 `[D]`, L2 norm 1.
+            left_out: id of a point that is no answer: the query itself.
+        """
+        limit = asked_first(length)
+        extra = 1 if left_out else 0
+        first = found = self.search(vector, limit + extra, exact=True)
+        while True:
+            answer = found.without(left_out, limit)
+            complete = len(found.ids) < limit + extra
+            if complete or answer.scores[-1] < answer.scores[length - 1] - SAME_SCORE:
+                return replace(answer, seconds=first.seconds)
+            limit *= _GROWTH
+            found = self.search(vector, limit + extra, exact=True)
+
     def search(self, vector: NDArray[np.float32], limit: int, *, exact: bool) -> Answer:
-        """The `limit` nearest points, by comparing every vector in full precision, or as the index finds them."""
+        """The `limit` nearest points, by comparing every vector in full precision, or as the index finds them.
+
+        Args:
+            vector: float32 `[D]`, L2 norm 1.
+        """
         # Embedded mode compares every vector anyway, and warns about settings that it does not have.
         params = None if self.store.embedded else self._exact() if exact else self._by_index()
         query = vector.tolist()
@@ -140,6 +170,11 @@ class Searches:
         if chosen.rescore is not None or chosen.oversampling is not None:
             quantization = models.QuantizationSearchParams(rescore=chosen.rescore, oversampling=chosen.oversampling)
         return models.SearchParams(hnsw_ef=chosen.hnsw_ef, quantization=quantization)
+
+
+def asked_first(length: int) -> int:
+    """How many points `Searches.nearest` asks for at first: a few more than wanted, which shows where equal scores end."""
+    return length + _MARGIN
 
 
 def describe_index(info: models.CollectionInfo, settings: SearchSettings) -> str:

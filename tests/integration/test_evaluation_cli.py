@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -377,6 +378,52 @@ def test_texts_from_a_file_and_refusals(
     with pytest.raises(McipError, match="no collection 'other'"):
         evaluate("collection", "other", "--qdrant", indexed[0].url, "--bundle", clip.folder)
     assert not issubclass(SourceError, InvalidQueryError)
+
+
+def test_an_index_that_finds_other_copies_loses_nothing(clip: Exported, tmp_path: Path) -> None:
+    """Each vector thirty times: whichever copies a search comes upon, they are as near as the others."""
+    different, copies = 40, 30
+    made = np.random.default_rng(0).normal(size=(different, 32))
+    vectors = np.repeat((made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32), copies, axis=0)
+    identity = {
+        "space_id": clip.bundle.space_id,
+        "model": clip.bundle.manifest.model,
+        "embedding_dim": 32,
+        "format": 1,
+    }
+    with qdrant_server(tmp_path) as service:
+        client = QdrantClient(url=service.url, check_compatibility=False, timeout=120)
+        client.create_collection(
+            "copies",
+            vectors_config=models.VectorParams(size=32, distance=models.Distance.COSINE),
+            hnsw_config=models.HnswConfigDiff(full_scan_threshold=10),
+            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=10),
+            metadata={"mcip_qdrant": identity},
+        )
+        points = [
+            models.PointStruct(id=point_id(str(number)), vector=vector.tolist(), payload={"uri": "file:///x.jpg"})
+            for number, vector in enumerate(vectors)
+        ]
+        client.upsert("copies", points, wait=True)
+        deadline = time.monotonic() + 60
+        while client.get_collection("copies").indexed_vectors_count != len(points):
+            assert time.monotonic() < deadline, "the index was not built"
+            time.sleep(0.1)
+        said = evaluate(
+            *("collection", "copies", "--bundle", clip.folder, "--qdrant", service.url, "--json"),
+            *("--k", "1,10", "--queries", 60, "--hnsw-ef", len(points)),
+        )
+        for k in (1, 10):
+            worst = []
+            for number in range(60):
+                query = vectors[number * 20].tolist()
+                answer = client.query_points(
+                    "copies", query=query, limit=k + 1, search_params=models.SearchParams(hnsw_ef=len(points))
+                )
+                worst.append(answer.points[-1].score)
+            assert min(worst) > 1 - 1e-6, "the index itself misses nothing"
+            assert said.value(f"index recall@{k}, images", 1) == 1.0
+        client.close()
 
 
 def test_embedded_qdrant_loses_nothing_and_says_why(library: Any) -> None:
