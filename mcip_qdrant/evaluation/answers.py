@@ -24,8 +24,9 @@ TEMPERATURE: Final = 0.1
 class Asked:
     """One query with its answers; `point` is the row of the point that it is or belongs to, None for a text of nobody's.
 
-    `exact` is one long list, with everything that is as similar as its last wanted item. `index` holds an answer for each length asked for: HNSW looks at least at as many candidates as
-    are asked for, so the first ten of a hundred are better than the ten that an application gets.
+    `exact` is one long list, with everything that is as similar as its last wanted item. `index` holds an answer for each
+    length asked for: HNSW looks at least at as many candidates as are asked for, so the first ten of a hundred are better than
+    the ten that an application gets.
     """
 
     point: int | None
@@ -80,7 +81,11 @@ def image_figures(
     """(exact, index) of every figure of image queries, the query itself left out of the answers.
 
     Index recall@k; where there are classes also R@k, mAP@depth (AP cut off there, divided by the right items that can be
-    there) and the accuracy of 21 weighted neighbours. A query alone in its class is undefined.
+    there) and the accuracy of 21 weighted neighbours, of which those without class do not vote. A query alone in its class
+    is undefined.
+
+    Both sides are judged by lists of one length. What is tied for the last places of a list belongs to it: it counts as
+    wrong answers before a right one for R@k, and shares the places that are left for mAP and votes.
     """
     each = np.arange(len(asked), dtype=np.int64)
     for k in ks:
@@ -115,9 +120,31 @@ def lengths(ks: Sequence[int], depth: int, *, classes: bool) -> list[int]:
 def _both(
     name: str, asked: Sequence[Asked], groups: NDArray[np.int64], by: str, judge: Judge, length: int
 ) -> tuple[Figure, Figure]:
-    exact = PerQuery(np.array([judge(one, one.exact) for one in asked], dtype=np.float64))
-    index = PerQuery(np.array([judge(one, one.index[length]) for one in asked], dtype=np.float64))
-    return Figure(name, exact, groups, by), Figure(name, index, groups, by)
+    exact = [judge(one, _with_ties(one, one.exact, length)) for one in asked]
+    index = [judge(one, _with_ties(one, one.index[length], length)) for one in asked]
+    return (
+        Figure(name, PerQuery(np.array(exact, dtype=np.float64)), groups, by),
+        Figure(name, PerQuery(np.array(index, dtype=np.float64)), groups, by),
+    )
+
+
+def _with_ties(asked: Asked, answer: Answer, length: int) -> Answer:
+    """The first `length` of an answer, followed by whatever is level with the last of them, as exact search knows it.
+
+    Which of several copies comes last in an answer is chance. With all of them in, an index that answers as exact search does
+    is judged as exact search is. Items that are level get one score.
+    """
+    if len(answer.ids) < length:
+        return answer
+    scores = dict(zip(asked.exact.ids, asked.exact.scores.tolist(), strict=True))
+    kept, last = answer.ids[:length], answer.ids[length - 1]
+    if last not in scores:  # it lies beyond the exact list, and so does whatever is level with it
+        return Answer(kept, answer.scores[:length], answer.seconds)
+    level = {one for one, score in scores.items() if abs(score - scores[last]) <= SAME_SCORE}
+    ids = [*kept, *sorted(level.difference(kept))]
+    lowest = answer.scores[length - 1]
+    found = [lowest if one in level else score for one, score in zip(kept, answer.scores, strict=False)]
+    return Answer(ids, np.array([*found, *[lowest] * (len(ids) - length)], dtype=np.float64), answer.seconds)
 
 
 def _row(one: Asked) -> int:
@@ -148,13 +175,22 @@ def _among_first(answer: Answer, labels: NDArray[np.int64], own: int, _others: i
 
 
 def _cut_precision(answer: Answer, labels: NDArray[np.int64], own: int, others: int, *, depth: int) -> float:
-    places = np.flatnonzero(labels[:depth] == own)
-    return average_precision(answer.scores[:depth], places, min(others, depth)) if len(places) else 0.0
+    total = min(others, depth)
+    whole = _precision(answer.scores, labels == own, total)
+    if len(labels) <= depth:
+        return whole
+    above = answer.scores > answer.scores.min()
+    share = (depth - int(above.sum())) / int((~above).sum())
+    return share * whole + (1 - share) * _precision(answer.scores[above], labels[above] == own, total)
+
+
+def _precision(scores: NDArray[np.float64], right: NDArray[np.bool_], total: int) -> float:
+    return average_precision(scores, np.flatnonzero(right), total) if right.any() else 0.0
 
 
 def _vote(answer: Answer, labels: NDArray[np.int64], own: int, _others: int, *, classes: int) -> float:
-    voters = labels >= 0
-    if not voters.any():
+    if not (labels >= 0).any():
         return 0.0
-    found = votes(answer.scores[voters], labels[voters], k=NEIGHBOURS, temperature=TEMPERATURE, classes=classes)
-    return alone_on_top(found, own)
+    # Points without class take their places and vote for nobody: class 0 here.
+    found = votes(answer.scores, labels + 1, k=NEIGHBOURS, temperature=TEMPERATURE, classes=classes + 1)
+    return alone_on_top(found[1:], own)

@@ -54,7 +54,7 @@ def index_cost(searches: Searches, embedder: Embedder, questions: Questions) -> 
       is as similar as the k-th (within 1e-6) is as good as it. Image queries are the vectors of points, the point itself left
       out; text queries are captions or texts given.
     * With classes: R@k and mAP@depth with the query left out (AP cut off at `depth`, divided by the right images that can be
-      there), and the accuracy of 21 weighted neighbours. With captions: text-to-image R@k.
+      there), and the accuracy of 21 weighted neighbours, of which those without class do not vote. With captions: text-to-image R@k.
 
     Raises:
         SourceError: too few points, or no point has the field that was named.

@@ -75,12 +75,13 @@ def test_image_figures_of_exact_search_are_those_of_whole_rows(world: tuple[Any,
     np.testing.assert_allclose(found["mAP@100, images"], expected, atol=1e-6)
     for place in range(80):
         row = (vectors @ vectors[place]).astype(np.float64)
-        row[labels < 0] = -np.inf
         row[place] = -np.inf
         if labels[place] in {-1, 9}:
             assert np.isnan(found["k-NN accuracy, images"][place])
         else:
-            counted = votes(row, labels, k=21, temperature=0.1, classes=10)
+            near = np.argsort(-row)[:21]
+            near = near[labels[near] >= 0]
+            counted = votes(row[near], labels[near], k=21, temperature=0.1, classes=10)
             assert found["k-NN accuracy, images"][place] == alone_on_top(counted, int(labels[place]))
 
 
@@ -113,3 +114,50 @@ def test_a_cut_precision_counts_what_can_be_there() -> None:
     exact, index = next(pair for pair in image_figures([one], archive, [1], 2) if pair[0].name == "mAP@2, images")
     assert exact.score.values[0] == pytest.approx(1 / 2)  # a at rank 1; of three others, two could be there
     assert index.score.values[0] == pytest.approx((1 / 2) / 2)  # a at rank 2
+
+
+def figures_of(
+    exact: str, index: dict[int, str], labels: dict[str, int], depth: int = 2
+) -> dict[str, tuple[float, float]]:
+    """(exact, index) of each figure for one query `q` of class 0."""
+    ids = [*labels, "q"]
+    archive = Archive([Point(one, "", {}) for one in ids], np.array([*labels.values(), 0]), ["right", "wrong"])
+    one = Asked(len(labels), "?", answer(exact), {length: answer(pairs) for length, pairs in index.items()})
+    pairs = image_figures([one], archive, [1, 2], depth)
+    return {exact.name: (exact.score.values[0], index.score.values[0]) for exact, index in pairs}
+
+
+@pytest.mark.parametrize("order", ["abc", "bca", "cab", "cba"])
+def test_which_copies_the_index_came_upon_changes_no_figure(order: str) -> None:
+    """Of four at 8, one is right; a single one fits into two places."""
+    labels = {"x": 0, "a": 0, "b": 1, "c": 1, "d": 1, "e": 0}
+    exact = "x9 a8 b8 c8 d8 e7"
+    found = figures_of(
+        exact, {1: "x9", 2: f"x9 {order[0]}8", 21: f"x9 {order[0]}8 {order[1]}8 {order[2]}8 d8 e7"}, labels
+    )
+    assert all(one == other for one, other in found.values()), found
+    # a has 2 right of 5 at its place, which it shares with three others: (1 + 2/5 / 4) / 2.
+    assert found["mAP@2, images"][0] == pytest.approx((1 + 2 / 5 / 4) / 2)
+    assert found["R@1, images"] == (1, 1)
+
+
+def test_copies_of_another_class_count_against_both_sides_alike() -> None:
+    found = figures_of("a9 b9 c5", {1: "a9", 2: "a9 b9", 21: "a9 b9 c5"}, {"a": 0, "b": 1, "c": 1})
+    assert found["R@1, images"] == (0, 0)
+    assert found["R@2, images"] == (1, 1)
+    assert found["mAP@2, images"] == (1 / 2, 1 / 2)
+
+
+def test_what_the_index_lost_before_its_last_item_stays_lost() -> None:
+    found = figures_of("a9 b8 c7 d6", {1: "b8", 2: "c7 d6", 21: "c7 d6"}, {"a": 0, "b": 1, "c": 1, "d": 1})
+    assert found["index recall@2, images"] == (1, 0)
+    assert found["R@1, images"] == (1, 0)
+    assert found["R@2, images"] == (1, 0)
+    assert found["mAP@2, images"] == (1, 0)
+
+
+def test_a_cut_precision_of_many_right_copies_is_no_more_than_one() -> None:
+    copies = "abcdefgh"
+    listed = " ".join(f"{one}9" for one in copies)
+    found = figures_of(listed, {1: "a9", 2: "h9 c9", 21: listed}, dict.fromkeys(copies, 0))
+    assert found["mAP@2, images"] == (1, 1)
