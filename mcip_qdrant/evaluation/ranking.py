@@ -2,15 +2,19 @@
 
 A row is float `[N]`, one similarity for each item that takes part; `right` holds the places of the right items in it. Items
 that do not take part have the similarity -inf. The same rules serve whole databases (`metrics`) and the lists that a
-search answers with (`through_qdrant`).
+search answers with (`answers`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+_LEVEL: Final = 1e-9
+"""Sums of votes no further apart than this, relative to their size, are level: a hundred times what adding them up can round."""
 
 
 def rank_of_best(row: NDArray[Any], right: NDArray[np.int64]) -> int:
@@ -54,7 +58,7 @@ def votes(
     """Votes of the k most similar items for their classes, exp(similarity / temperature) each: float64 `[classes]`.
 
     Items tied for the last places share them: each has (places left / number tied) of its vote. The scale of all votes
-    together is arbitrary.
+    together is arbitrary. The order of the items makes no difference, not even by rounding.
 
     Args:
         labels: int64 `[N]`, the class of each item, 0 or more where the similarity is finite.
@@ -65,9 +69,14 @@ def votes(
     # Relative to the largest, which changes no decision and cannot overflow.
     weights = np.exp((row[voters].astype(np.float64) - float(row.max())) / temperature)
     weights[len(near) :] *= min(1.0, (k - len(near)) / len(tied))
-    return np.bincount(labels[voters], weights=weights, minlength=classes).astype(np.float64)
+    # Added up in order of size, or equal votes would round to different sums in different orders.
+    order = np.argsort(weights, kind="stable")
+    return np.bincount(labels[voters[order]], weights=weights[order], minlength=classes).astype(np.float64)
 
 
 def alone_on_top(scores: NDArray[Any], right: int) -> float:
-    """1 if the right class has the highest score and no other has it too, else 0."""
-    return float(len(scores) == 1 or scores[right] > np.delete(scores, right).max())
+    """1 if the right class has the highest score and no other is level with it (within 1e-9 of their size), else 0."""
+    if len(scores) == 1:
+        return 1.0
+    highest = float(np.delete(scores, right).max())
+    return float(scores[right] > highest and not math.isclose(scores[right], highest, rel_tol=_LEVEL))

@@ -18,6 +18,7 @@ from mcip_qdrant.evaluation.metrics import (
     weighted_knn,
     zero_shot,
 )
+from mcip_qdrant.evaluation.ranking import alone_on_top, votes
 from mcip_qdrant.evaluation.scores import Junk, PerQuery
 
 
@@ -229,3 +230,23 @@ def test_block_size_changes_nothing(block_bytes: int, seed: int) -> None:
     cut = full_ranking_map(vectors, labels, block_bytes=block_bytes, on_queries=seen.append)
     np.testing.assert_allclose(cut.values, full_ranking_map(vectors, labels).values, rtol=1e-12)
     assert sum(seen) == 17
+
+
+def test_a_vote_that_ends_level_is_wrong_in_any_order_of_the_files() -> None:
+    """The same five pictures in both classes: their votes are equal, in whatever order they are added up."""
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        made = random.normal(size=(6, 16))
+        vectors = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+        train = np.concatenate([vectors[:5], vectors[random.permutation(5)]])
+        labels = np.repeat(ids(0, 1), 5)
+        for right in (0, 1):
+            assert weighted_knn(train, labels, vectors[5:], ids(right)).values[0] == 0
+
+
+def test_votes_of_different_sizes_with_one_sum_are_level() -> None:
+    """One vote of ten against ten of one, each with a rounding error of its own."""
+    found = votes(np.array([0.1 * np.log(10), *[0.0] * 10]), ids(0, *[1] * 10), k=11, temperature=0.1, classes=2)
+    assert found[0] != found[1]
+    assert alone_on_top(found, 0) == alone_on_top(found, 1) == 0
+    assert alone_on_top(np.array([1 + 1e-8, 1.0]), 0) == 1
