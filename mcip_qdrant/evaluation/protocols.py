@@ -6,7 +6,7 @@ is marked [code], what was inferred from either is marked [inferred].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.evaluation import metrics
 from mcip_qdrant.evaluation.datasets import LabelledImages
-from mcip_qdrant.evaluation.embed import EmbeddedImages, Embedder
-from mcip_qdrant.evaluation.evaluation import Evaluation, Example, Figure
+from mcip_qdrant.evaluation.embed import Embedder
+from mcip_qdrant.evaluation.evaluation import Evaluation, Figure
 from mcip_qdrant.evaluation.examples import worst_queries
+from mcip_qdrant.evaluation.labelled import (
+    at_least_one_class,
+    embed_labelled,
+    labelled_evaluation,
+    searching,
+    worst_among_all,
+)
 from mcip_qdrant.evaluation.layouts import RevisitedImages
 from mcip_qdrant.evaluation.preparation import describe
 from mcip_qdrant.evaluation.prompts import class_vectors
@@ -41,10 +48,10 @@ def full_ranking(
     the mean of the first five. INSTRE as the authors evaluate it: the same figure over all images, class = parent folder
     [code]; it differs from INSTRE's usual split of 1,250 queries.
     """
-    data, found = _embedded(embedder, images, "images")
-    _at_least_one_class(data)
+    data, found = embed_labelled(embedder, images, "images")
+    at_least_one_class(data)
     score = metrics.full_ranking_map(
-        found.vectors, data.labels, query_in_ranking=query_in_ranking, on_queries=_searching(embedder, len(data))
+        found.vectors, data.labels, query_in_ranking=query_in_ranking, on_queries=searching(embedder, len(data))
     )
     figures = [Figure("mAP", score, data.labels, "class")]
     kept = {name: chosen[found.kept] for name, chosen in (subsets or {}).items()}
@@ -56,13 +63,13 @@ def full_ranking(
             for name, chosen in parts.items()
         ]
     inside = "the query stays in the ranking" if query_in_ranking else "the query is left out of the ranking"
-    return _evaluation(
+    return labelled_evaluation(
         embedder,
         f"mean average precision over the full ranking; {inside}",
         data,
         found,
         figures,
-        _alike(score, data, found),
+        worst_among_all(score, data, found),
     )
 
 
@@ -72,12 +79,12 @@ def recall(embedder: Embedder, images: LabelledImages, ks: Sequence[int]) -> Eva
     CUB-200-2011 (classes 100 to 199 in ImageFolder's order), R@1/2/8/32; Stanford Online Products and Cars196 (test classes)
     likewise [code]: top k+1, the first dropped.
     """
-    data, found = _embedded(embedder, images, "images")
-    _at_least_one_class(data)
-    scores = metrics.recall_at_k(found.vectors, data.labels, ks, on_queries=_searching(embedder, len(data)))
+    data, found = embed_labelled(embedder, images, "images")
+    at_least_one_class(data)
+    scores = metrics.recall_at_k(found.vectors, data.labels, ks, on_queries=searching(embedder, len(data)))
     figures = [Figure(f"R@{k}", score, data.labels, "class") for k, score in scores.items()]
     rule = "recall@k: an image of the same class among the k nearest; the query is left out"
-    return _evaluation(embedder, rule, data, found, figures, _alike(scores[ks[0]], data, found))
+    return labelled_evaluation(embedder, rule, data, found, figures, worst_among_all(scores[ks[0]], data, found))
 
 
 def revisited(embedder: Embedder, images: RevisitedImages) -> Evaluation:
@@ -95,7 +102,7 @@ def revisited(embedder: Embedder, images: RevisitedImages) -> Evaluation:
         if kept
     ]
     scores = metrics.revisited_map(
-        queries.vectors, database.vectors, answers, on_queries=_searching(embedder, len(answers))
+        queries.vectors, database.vectors, answers, on_queries=searching(embedder, len(answers))
     )
     query_paths = [path for path, kept in zip(images.queries, queries.kept, strict=True) if kept]
     paths = [path for path, kept in zip(images.database, database.kept, strict=True) if kept]
@@ -134,10 +141,10 @@ def nearest_neighbours(
     `test` may number their classes differently: they are matched by name.
     """
     names = sorted({*train.names, *test.names})
-    taught, teaching = _embedded(embedder, train, "training images")
-    asked, found = _embedded(embedder, test, "test images")
-    _at_least_one_class(taught)
-    _at_least_one_class(asked)
+    taught, teaching = embed_labelled(embedder, train, "training images")
+    asked, found = embed_labelled(embedder, test, "test images")
+    at_least_one_class(taught)
+    at_least_one_class(asked)
     train_labels, test_labels = (_renumbered(data, names) for data in (taught, asked))
     score = metrics.weighted_knn(
         teaching.vectors,
@@ -146,7 +153,7 @@ def nearest_neighbours(
         test_labels,
         k=k,
         temperature=temperature,
-        on_queries=_searching(embedder, len(asked)),
+        on_queries=searching(embedder, len(asked)),
     )
     unknown = sorted({*np.unique(test_labels[test_labels >= 0]).tolist()} - {*np.unique(train_labels).tolist()})
     notices = [f"class {names[label]} has test images and no training images: they count as wrong" for label in unknown]
@@ -160,7 +167,7 @@ def nearest_neighbours(
         is_right=lambda query, item: bool(test_labels[query] == train_labels[item]),
     )
     rule = f"weighted k-NN accuracy, k={k}, votes exp(cosine/{temperature:g})"
-    evaluation = _evaluation(
+    evaluation = labelled_evaluation(
         embedder, rule, asked, found, [Figure("accuracy", score, test_labels, "class")], examples, notices=notices
     )
     more = {"training images": len(taught)}
@@ -177,9 +184,9 @@ def zero_shot(embedder: Embedder, images: LabelledImages, names: Sequence[str], 
         names: words for each class, in the order of `images.names`.
     """
     vectors = class_vectors(embedder, names, templates)
-    data, found = _embedded(embedder, images, "images")
-    _at_least_one_class(data)
-    score = metrics.zero_shot(found.vectors, data.labels, vectors, on_queries=_searching(embedder, len(data)))
+    data, found = embed_labelled(embedder, images, "images")
+    at_least_one_class(data)
+    score = metrics.zero_shot(found.vectors, data.labels, vectors, on_queries=searching(embedder, len(data)))
     examples = worst_queries(
         score,
         found.vectors,
@@ -190,7 +197,7 @@ def zero_shot(embedder: Embedder, images: LabelledImages, names: Sequence[str], 
         is_right=lambda query, item: bool(data.labels[query] == item),
     )
     rule = f"zero-shot accuracy (top-1), {len(templates)} prompt template{'s' if len(templates) > 1 else ''}"
-    return _evaluation(embedder, rule, data, found, [Figure("accuracy", score, data.labels, "class")], examples)
+    return labelled_evaluation(embedder, rule, data, found, [Figure("accuracy", score, data.labels, "class")], examples)
 
 
 def captions(embedder: Embedder, images: LabelledImages, ks: Sequence[int] = (1, 5, 10)) -> Evaluation:
@@ -199,14 +206,14 @@ def captions(embedder: Embedder, images: LabelledImages, ks: Sequence[int] = (1,
     Flickr30k and MS-COCO: the paper's table gives text-to-image R@5; Karpathy's splits (1,000 and 5,000 images) and
     open_clip's transform are [inferred].
     """
-    data, found = _embedded(embedder, images, "images")
+    data, found = embed_labelled(embedder, images, "images")
     texts = [text for said in data.captions or [] for text in said]
     image_of = np.repeat(np.arange(len(data)), [len(said) for said in data.captions or [[]] * len(data)])
     if not texts:
         raise SourceError("no image has a caption")
     vectors = embedder.texts(texts, "captions")
     scores = metrics.caption_retrieval(
-        found.vectors, vectors, image_of, ks, on_queries=_searching(embedder, len(texts) + len(data))
+        found.vectors, vectors, image_of, ks, on_queries=searching(embedder, len(texts) + len(data))
     )
     each = np.arange(len(data), dtype=np.int64)
     figures = [Figure(f"text-to-image R@{k}", score, image_of, "image") for k, score in scores.text_to_image.items()]
@@ -221,76 +228,12 @@ def captions(embedder: Embedder, images: LabelledImages, ks: Sequence[int] = (1,
         is_right=lambda query, item: bool(image_of[query] == item),
     )
     rule = "recall@k between captions and images"
-    evaluation = _evaluation(embedder, rule, data, found, figures, examples)
+    evaluation = labelled_evaluation(embedder, rule, data, found, figures, examples)
     sizes = {"images": len(data), "captions": len(texts)}
     return replace(evaluation, sizes=sizes, examples_of=figures[min(1, len(ks) - 1)].name)
-
-
-def _embedded(embedder: Embedder, images: LabelledImages, what: str) -> tuple[LabelledImages, EmbeddedImages]:
-    if not len(images):
-        raise SourceError("there is no image to evaluate")
-    found = embedder.images(images.paths, what)
-    return images.where(found.kept), found
-
-
-def _at_least_one_class(images: LabelledImages) -> None:
-    if not (images.labels >= 0).any():
-        raise SourceError(
-            "no image has a class: this protocol needs a folder per class, or a table with a 'class' column"
-        )
 
 
 def _renumbered(images: LabelledImages, names: Sequence[str]) -> NDArray[np.int64]:
     number = {name: label for label, name in enumerate(names)}
     table = np.array([*(number[name] for name in images.names), -1], dtype=np.int64)
     return table[images.labels]
-
-
-def _searching(embedder: Embedder, queries: int) -> Callable[[int], object]:
-    embedder.watch.begin("search", queries)
-    return embedder.watch.advance
-
-
-def _alike(score: PerQuery, data: LabelledImages, found: EmbeddedImages) -> list[Example]:
-    counts = data.counts()
-    return worst_queries(
-        score,
-        found.vectors,
-        found.vectors,
-        show_query=lambda query: data.paths[query],
-        show_item=lambda item: data.paths[item],
-        wanted=lambda query: f"{data.names[data.labels[query]]} ({counts[data.labels[query]] - 1} others)",
-        is_right=lambda query, item: bool(data.labels[query] == data.labels[item]),
-        leave_out_self=True,
-    )
-
-
-def _evaluation(
-    embedder: Embedder,
-    rule: str,
-    data: LabelledImages,
-    found: EmbeddedImages,
-    figures: Sequence[Figure],
-    examples: Sequence[Example],
-    *,
-    notices: Sequence[str] = (),
-) -> Evaluation:
-    counts = data.counts()
-    sizes = {"images": len(data), "classes": int((counts > 0).sum())}
-    if empty := int((counts == 0).sum()):
-        sizes["empty classes"] = empty
-    if distractors := int((data.labels < 0).sum()):
-        sizes["distractors"] = distractors
-    return Evaluation(
-        rule=rule,
-        model=embedder.model.label,
-        space_id=embedder.model.space_id,
-        variant=embedder.model.variant,
-        preparation=describe(embedder.model.preprocess, embedder.preparation),
-        sizes=sizes,
-        figures=figures,
-        notices=(*data.notices, *notices),
-        failures=found.failures,
-        examples=examples,
-        examples_of=figures[0].name,
-    )

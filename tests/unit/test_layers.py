@@ -39,8 +39,8 @@ EVALUATION_LAYERS = {
     "embed": 2,
     **dict.fromkeys(("evaluation", "prompts"), 3),
     **dict.fromkeys(("answers", "examples", "published"), 4),
-    **dict.fromkeys(("index_cost", "protocols", "report"), 5),
-    "page": 6,
+    **dict.fromkeys(("index_cost", "labelled", "report"), 5),
+    **dict.fromkeys(("page", "protocols"), 6),
 }
 # Packages of the command line and of its offline work; nothing of the core imports them.
 APART = {"cli", "evaluation", "tuning"}
