@@ -252,12 +252,12 @@ def zero_shot_command(options: EvalOptions, data: Path, class_names: str | None,
         prompts = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
     elif templates is not None:
         prompts = read_templates(Path(templates))
-    same = class_names == templates == "imagenet"
+    named = class_names == "imagenet"
     return evaluate(
         options,
         f"zero-shot classes of {data}",
-        lambda embedder: zero_shot(embedder, images, names, prompts),
-        PUBLISHED["imagenet"] if same else None,
+        lambda embedder: zero_shot(embedder, images, names, prompts, first_of_name_wins=named),
+        PUBLISHED["imagenet"] if named and templates == "imagenet" else None,
     )
 
 

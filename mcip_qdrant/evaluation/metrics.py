@@ -157,6 +157,7 @@ def zero_shot(
     labels: NDArray[np.int64],
     class_vectors: NDArray[np.float32],
     *,
+    repeated: Sequence[int] = (),
     block_bytes: int = DEFAULT_BLOCK_BYTES,
     on_queries: Progress | None = None,
 ) -> PerQuery:
@@ -165,12 +166,16 @@ def zero_shot(
     Every class takes part, also one without images. A tie with another class is wrong.
 
     Args:
+        labels: int64 `[N]`.
         class_vectors: `[C, D]`, one per class, as `prompts.class_vectors` makes them.
+        repeated: classes that have the vector of an earlier class and leave the win to it, so that their own images are wrong:
+            what top-1 by `argmax` does. Without them all classes of one vector are tied, and wrong.
     """
     if labels.max(initial=0) >= len(class_vectors):
         raise ValueError(f"a label is {labels.max()}, but there are {len(class_vectors)} class vectors")
     values = _undefined(len(labels))
     for start, similarities in _blocks(images, class_vectors, block_bytes, on_queries):
+        similarities[:, list(repeated)] = -np.inf
         for query, row in enumerate(similarities, start):
             if labels[query] >= 0:
                 values[query] = alone_on_top(row, int(labels[query]))

@@ -19,16 +19,26 @@ DEFAULT_TEMPLATES: Final = ("a photo of a {}.",)
 def class_vectors(embedder: Embedder, names: Sequence[str], templates: Sequence[str]) -> NDArray[np.float32]:
     """One vector per class: the mean of the unit vectors of all its prompts, brought to unit norm again; `[C, D]`.
 
-    Source: paper.md section 5 (zero-shot), open_clip's build_zero_shot_classifier. The usual factor 100 before the softmax
-    does not change which class is nearest.
+    Classes of one name have one vector, equal in every bit. Source: the zero-shot classifier of the authors' released code,
+    which is open_clip's build_zero_shot_classifier. The usual factor 100 before the softmax does not change which class is
+    nearest.
     """
-    prompts = [template.replace("{}", name) for name in names for template in templates]
+    # Encoded once: in another batch the same prompt may be rounded differently.
+    different = list(dict.fromkeys(names))
+    prompts = [template.replace("{}", name) for name in different for template in templates]
     rows = embedder.texts(prompts, "prompts")
-    classes = []
-    for start in range(0, len(prompts), len(templates)):
+    vectors = {}
+    for place, name in enumerate(different):
+        start = place * len(templates)
         mean = rows[start : start + len(templates)].astype(np.float64).mean(axis=0)
-        classes.append(mean / np.linalg.norm(mean))
-    return np.stack(classes).astype(np.float32)
+        vectors[name] = mean / np.linalg.norm(mean)
+    return np.stack([vectors[name] for name in names]).astype(np.float32)
+
+
+def repeated_names(names: Sequence[str]) -> list[int]:
+    """The classes whose name an earlier class has: `missile` and `sunglasses` stand twice among ImageNet's in open_clip."""
+    first: dict[str, int] = {}
+    return [number for number, name in enumerate(names) if first.setdefault(name, number) != number]
 
 
 def read_templates(path: Path) -> tuple[str, ...]:

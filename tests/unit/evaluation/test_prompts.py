@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_support import MeanColours
+from evaluation_support import MeanColours, write_classes
+from numpy.typing import NDArray
 
 from mcip_qdrant.errors import SourceError
+from mcip_qdrant.evaluation.datasets import read_folder
 from mcip_qdrant.evaluation.embed import Embedder
-from mcip_qdrant.evaluation.prompts import class_vectors, read_class_names, read_lines, read_templates
+from mcip_qdrant.evaluation.prompts import class_vectors, read_class_names, read_lines, read_templates, repeated_names
+from mcip_qdrant.evaluation.protocols import zero_shot
 
 
 def test_one_unit_vector_for_each_class() -> None:
@@ -19,6 +23,31 @@ def test_one_unit_vector_for_each_class() -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     both = MeanColours().encode_texts(["bbbb", "no bbbb here bbbb"]).astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(vectors[1], both / np.linalg.norm(both), atol=1e-6)
+
+
+def test_classes_of_one_name_have_one_vector_whatever_their_batch() -> None:
+    class Drifting(MeanColours):
+        """Rounds another way in every batch, as matrix products may."""
+
+        def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            return super().encode_texts(texts) + np.float32(1e-7) * self.texts
+
+    names = ["missile", *("x" * number for number in range(1, 300)), "missile"]
+    vectors = class_vectors(Embedder(Drifting()), names, ["{}"])
+    assert vectors.shape == (301, 12)
+    assert vectors[0].tobytes() == vectors[-1].tobytes()
+    assert repeated_names(names) == [300]
+
+
+def test_imagenets_rule_gives_the_win_to_the_first_of_a_name(tmp_path: Path) -> None:
+    images = read_folder(write_classes(tmp_path, 3, 4))
+    model = MeanColours()
+    tied, first = (
+        zero_shot(Embedder(model), images, ["same", "same", "same"], ["{}"], first_of_name_wins=wins).figures[0].score
+        for wins in (False, True)
+    )
+    assert tied.values.tolist() == [0] * 12
+    assert first.values.tolist() == [1] * 4 + [0] * 8
 
 
 def test_files(tmp_path: Path) -> None:
