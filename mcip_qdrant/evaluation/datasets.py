@@ -20,6 +20,7 @@ from mcip_qdrant.columns import csv_rows, jsonl_rows
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.keys import decode_path, encode_path
 from mcip_qdrant.source import FolderSource, ListingReport, check_root
+from mcip_qdrant.text import is_unicode
 
 NO_CLASS: Final = -1
 """Label of an image without class: a distractor, found by others but never right and never asked for."""
@@ -90,20 +91,24 @@ def read_folder(root: Path) -> LabelledImages:
     Left out, with a notice: hidden folders, files beside the class folders, and files that are no image by name.
 
     Raises:
-        SourceError: the root cannot be read, a folder below it cannot be listed, or there is no class folder.
+        SourceError: the root cannot be read, a folder below it cannot be listed, there is no class folder, or two are of
+            one name.
     """
     base = check_root(root)
     rows: list[tuple[Path, str | None]] = []
-    names, notices = [], []
+    names: set[str] = set()
+    notices = []
     for entry in sorted(base.iterdir()):
         if entry.name.startswith("."):
             continue
         if not entry.is_dir():
             notices.append(f"{show(entry.name)}: not in a class folder, left out")
             continue
-        name = show(entry.name)
+        name = class_of_folder(entry.name)
+        if name in names:
+            raise SourceError(f"{root} has two folders for the class {name}: one is written as the other is read")
         images, said = list_images(entry)
-        names.append(name)
+        names.add(name)
         rows += [(path, name) for path in images]
         notices += [f"class {name}: {one}" for one in said]
         if not images:
@@ -181,6 +186,11 @@ def read_images(path: Path) -> LabelledImages:
 def show(name: str | bytes) -> str:
     """A file name as text that any output can hold: `%` and bytes that are not UTF-8 are percent-encoded, as in keys."""
     return encode_path(name)
+
+
+def class_of_folder(name: str) -> str:
+    """The class that a folder's name says: the name itself, as tables and prompts have it. What is no text is shown as one."""
+    return name if is_unicode(name) else show(name)
 
 
 def _class_name(value: object) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from mcip_qdrant.errors import MissingExtraError, SourceError
-from mcip_qdrant.evaluation.datasets import LabelledImages, labelled, list_images, read_folder, show
+from mcip_qdrant.evaluation.datasets import LabelledImages, class_of_folder, labelled, list_images, read_folder
 from mcip_qdrant.evaluation.gnd import read_gnd
 from mcip_qdrant.evaluation.scores import Junk
 
@@ -95,7 +95,7 @@ def read_instre(root: Path) -> LabelledImages:
     base = root.absolute()
     if beside := next((path for path in paths if path.parent == base), None):
         raise SourceError(f"{beside}: an INSTRE image lies in a folder that names its class")
-    return labelled([(path, show(path.parent.name)) for path in paths], notices=notices)
+    return labelled([(path, class_of_folder(path.parent.name)) for path in paths], notices=notices)
 
 
 def read_cub(root: Path) -> LabelledImages:

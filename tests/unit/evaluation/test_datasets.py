@@ -11,6 +11,8 @@ import pytest
 
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.evaluation.datasets import NO_CLASS, LabelledImages, read_folder, read_images, read_table
+from mcip_qdrant.evaluation.layouts import read_instre
+from mcip_qdrant.evaluation.prompts import read_class_names
 
 
 def touch(root: Path, *names: str | bytes) -> None:
@@ -40,6 +42,25 @@ def test_folder_of_classes(tmp_path: Path) -> None:
         "class a: 1 files left out (.txt)",
         "class empty is empty",
     ]
+
+
+def test_a_class_is_called_what_its_folder_is_called(tmp_path: Path) -> None:
+    """A percent sign is no code: a table, a prompt and a file of class names have the same name for it."""
+    folder = tmp_path / "data" / "50% wool"
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").touch()
+    (tmp_path / "t.jsonl").write_text(json.dumps({"image": "a.jpg", "class": "50% wool"}))
+    (tmp_path / "names.json").write_text(json.dumps({"50% wool": "half of it wool"}))
+    names = read_folder(tmp_path / "data").names
+    assert names == read_table(tmp_path / "t.jsonl").names == read_instre(tmp_path / "data").names == ["50% wool"]
+    assert read_class_names(tmp_path / "names.json", names) == ["half of it wool"]
+
+
+def test_two_folders_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    (tmp_path / "caf%E9").mkdir()
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(SourceError, match="two folders for the class caf%E9"):
+        read_folder(tmp_path)
 
 
 def test_names_that_are_not_utf8_are_read_and_shown(tmp_path: Path) -> None:
