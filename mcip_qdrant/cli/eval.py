@@ -10,7 +10,7 @@ import click
 
 from mcip_qdrant.cli.eval_captions import captions_command, coco_command, flickr30k_command
 from mcip_qdrant.cli.eval_collection import collection_command
-from mcip_qdrant.cli.eval_options import EvalOptions, eval_options, ks_option
+from mcip_qdrant.cli.eval_options import EvalOptions, FiniteRange, eval_options, ks_option
 from mcip_qdrant.cli.eval_output import evaluate
 from mcip_qdrant.cli.options import ANY_PATH
 from mcip_qdrant.extras import needs_extra
@@ -179,7 +179,7 @@ def _revisited(options: EvalOptions, title: str, data: Path, published: str | No
 @click.option("--neighbours", type=click.IntRange(min=1), default=21, show_default=True, help="How many vote.")
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=0.1,
     show_default=True,
     help="Each votes exp(cosine / temperature).",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mcip_qdrant.cli.eval_options import ks_option
+from mcip_qdrant.cli.eval_options import FiniteRange, ks_option
 from mcip_qdrant.cli.eval_output import Bars, check_page, finish
 from mcip_qdrant.cli.options import (
     ANY_PATH,
@@ -42,14 +42,14 @@ from mcip_qdrant.manifest import Precision
 @click.option(
     "--queries", type=click.IntRange(min=1), default=1000, show_default=True, help="How many images to ask with."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws those images.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws those images.")
 @click.option(
     "--depth", type=click.IntRange(min=1), default=100, show_default=True, help="How long rankings are judged."
 )
 @ks_option("1,10,100")
 @click.option("--hnsw-ef", type=click.IntRange(min=1), help="Search setting to measure: hnsw_ef.")
 @click.option("--rescore/--no-rescore", default=None, help="Search setting to measure: rescoring of quantized results.")
-@click.option("--oversampling", type=click.FloatRange(min=1), help="Search setting to measure: oversampling.")
+@click.option("--oversampling", type=FiniteRange(min=1), help="Search setting to measure: oversampling.")
 @click.option("--html", type=ANY_PATH, help="Write a page with the table and the worst queries as pictures.")
 @json_option
 @device_option

@@ -133,7 +133,8 @@ def read_gnd(path: Path) -> dict[str, Any]:
         The same, with `easy`, `hard` and `junk` as int64 arrays.
 
     Raises:
-        SourceError: unreadable, too large, not of this form, or a pickle that holds anything but plain values and arrays.
+        SourceError: unreadable, too large, not of this form, without images or queries, with an image twice in an answer, or
+            a pickle that holds anything but plain values and arrays.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -178,17 +179,28 @@ def _checked(raw: object) -> dict[str, Any]:
     for names in (images, queries):
         if not isinstance(names, list) or not all(isinstance(name, str) and _plain(name) for name in names):
             raise ValueError("imlist and qimlist must be lists of plain file names")
+        if not names:
+            raise ValueError("imlist and qimlist must not be empty")
     if not isinstance(answers, list) or len(answers) != len(queries):
         raise ValueError(f"gnd must be a list of {len(queries)} answers")
     return {
         "imlist": images,
         "qimlist": queries,
-        "gnd": [{name: _rows(answer, name, len(images)) for name in ("easy", "hard", "junk")} for answer in answers],
+        "gnd": [_answer(answer, query, len(images)) for answer, query in zip(answers, queries, strict=True)],
     }
 
 
 def _plain(name: str) -> bool:
     return name not in {"", ".", ".."} and not {"/", "\\", "\0"} & set(name)
+
+
+def _answer(raw: object, query: str, count: int) -> dict[str, NDArray[np.int64]]:
+    answer = {name: _rows(raw, name, count) for name in ("easy", "hard", "junk")}
+    rows, times = np.unique(np.concatenate([*answer.values()]), return_counts=True)
+    if (times > 1).any():
+        twice = int(rows[times.argmax()])
+        raise ValueError(f"row {twice} of imlist stands twice among easy, hard and junk of the query {query!r}")
+    return answer
 
 
 def _rows(answer: object, name: str, count: int) -> NDArray[np.int64]:

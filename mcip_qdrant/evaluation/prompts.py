@@ -59,7 +59,7 @@ def read_class_names(path: Path, folders: Sequence[str]) -> list[str]:
     """Words for each class: JSON `{folder name: words}`, or a JSON list or text lines in the order of the sorted folders.
 
     Raises:
-        SourceError: unreadable, or a class without words.
+        SourceError: unreadable, more or fewer names than classes, or a class without words.
     """
     if path.suffix != ".json":
         names: object = read_lines(path)
@@ -70,16 +70,14 @@ def read_class_names(path: Path, folders: Sequence[str]) -> list[str]:
             raise SourceError(f"{path} is not JSON: {exc}") from exc
     if isinstance(names, dict):
         names = [names.get(folder) for folder in folders]
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-        missing = "" if not isinstance(names, list) else f" (the class {folders[_first_bad(names)]!r} has none)"
-        raise SourceError(f"{path}: expected words for each class{missing}")
+    if not isinstance(names, list):
+        raise SourceError(f"{path}: expected words for each class")
     if len(names) != len(folders):
         raise SourceError(f"{path}: {len(names)} names for {len(folders)} classes")
+    for folder, name in zip(folders, names, strict=True):
+        if not isinstance(name, str) or not name.strip():
+            raise SourceError(f"{path}: expected words for each class (the class {folder!r} has none)")
     return names
-
-
-def _first_bad(names: list[object]) -> int:
-    return next(place for place, name in enumerate(names) if not (isinstance(name, str) and name.strip()))
 
 
 def read_lines(path: Path) -> list[str]:

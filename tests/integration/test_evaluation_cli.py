@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -266,10 +267,22 @@ def test_a_real_process_without_torch_and_with_a_bad_image(clip: Exported, class
     ],
 )
 def test_usage(classes: Path, arguments: tuple[str, ...], message: str) -> None:
-    import click
-
     with pytest.raises(click.UsageError, match=message):
         evaluate("recall", classes, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("knn", ".", ".", "--temperature", "nan"), "nan is not a finite number"),
+        (("knn", ".", ".", "--temperature", "inf"), "inf is not a finite number"),
+        (("collection", "images", "--bundle", "b", "--seed", "-1"), "-1 is not in the range"),
+        (("collection", "images", "--bundle", "b", "--oversampling", "nan"), "nan is not a finite number"),
+    ],
+)
+def test_numbers_that_no_protocol_can_use(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(click.BadParameter, match=message):
+        evaluate(*arguments)
 
 
 def test_missing_extras_are_named(

@@ -151,6 +151,10 @@ def test_a_pickle_cannot_take_all_memory(tmp_path: Path) -> None:
         ({"gnd": [{"easy": [[0]], "hard": [], "junk": []}] * 2}, "from 0 to 2"),
         ({"gnd": [{"easy": [0]}] * 2}, "'hard' must be"),
         ({"gnd": ["x", "y"]}, "'easy' must be"),
+        ({"gnd": [{"easy": [0, 1, 0], "hard": [], "junk": []}] * 2}, "row 0 of imlist stands twice .* of the query"),
+        ({"gnd": [{"easy": [1], "hard": [], "junk": [1, 2]}] * 2}, "row 1 of imlist stands twice .* of the query"),
+        ({"qimlist": [], "gnd": []}, "must not be empty"),
+        ({"imlist": [], "gnd": [{"easy": [], "hard": [], "junk": []}] * 2}, "must not be empty"),
     ],
 )
 def test_content_that_makes_no_sense(tmp_path: Path, change: dict[str, Any], message: str) -> None:

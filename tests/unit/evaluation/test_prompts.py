@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,3 +85,19 @@ def test_templates_that_do_not_fit(tmp_path: Path) -> None:
             read_templates(tmp_path / "t.txt")
     with pytest.raises(SourceError, match="cannot be read"):
         read_lines(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["tench", "sea lion", ""], "3 names for 2 classes"),
+        (["tench", "sea lion", None], "3 names for 2 classes"),
+        (["tench", ""], "the class 'n02' has none"),
+        ([None], "1 names for 2 classes"),
+        ("tench", "expected words for each class"),
+    ],
+)
+def test_lists_of_class_names_that_do_not_fit(tmp_path: Path, names: object, message: str) -> None:
+    (tmp_path / "n.json").write_text(json.dumps(names))
+    with pytest.raises(SourceError, match=message):
+        read_class_names(tmp_path / "n.json", ["n01", "n02"])
