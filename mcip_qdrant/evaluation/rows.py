@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import weakref
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcip_qdrant.evaluation.similarity import Rows
+
+logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 512 * 1024 * 1024
 """Vectors of more bytes than this go to a temporary file."""
@@ -50,14 +53,14 @@ class RowWriter:
         """Prepare for at most `count` rows of `width` numbers.
 
         Args:
-            folder: where a temporary file would lie; default: the system's.
+            folder: where a temporary file would lie; default, and where none can be made there: the system's.
         """
         self._width = width
         self._rows = 0
         self._memory = np.empty((count, width), dtype=np.float32) if 4 * count * width <= memory_bytes else None
         self._file: BinaryIO
         if self._memory is None:
-            self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - StoredRows closes it
+            self._file = _temporary_file(folder)
 
     def add(self, rows: NDArray[np.float32]) -> None:
         """Append float32 `[B, width]`."""
@@ -73,3 +76,13 @@ class RowWriter:
             return self._memory[: self._rows]
         self._file.flush()
         return StoredRows(self._file, (self._rows, self._width))
+
+
+def _temporary_file(folder: Path | None) -> BinaryIO:
+    try:
+        return cast("BinaryIO", tempfile.TemporaryFile(dir=folder))
+    except OSError as exc:
+        if folder is None:
+            raise
+        logger.warning("no temporary file can be made in %s (%s); the system's folder is used", folder, exc)
+        return _temporary_file(None)

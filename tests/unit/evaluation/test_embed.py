@@ -162,3 +162,16 @@ def test_many_vectors_go_to_disk(pictures: list[Path], monkeypatch: pytest.Monke
     found = Embedder(MeanColours()).images(pictures)
     assert isinstance(found.vectors, StoredRows)
     np.testing.assert_array_equal(found.vectors[:], expected)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a folder that even root cannot write")
+def test_a_cache_folder_that_cannot_be_written_costs_time_and_nothing_else(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors that are too many for memory go to the system's folder then."""
+    monkeypatch.setattr(embed, "RowWriter", lambda *size, folder: rows.RowWriter(*size, folder=folder, memory_bytes=0))
+    expected = Embedder(MeanColours()).images(pictures)
+    found = Embedder(MeanColours(), cache=Path("/proc/sys/kernel")).images(pictures)
+    assert isinstance(found.vectors, StoredRows)
+    np.testing.assert_array_equal(found.vectors[:], expected.vectors[:])
+    assert Embedder(MeanColours(), cache=Path("/proc/sys/kernel")).texts(["a"]).shape == (1, 12)
