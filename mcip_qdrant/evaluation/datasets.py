@@ -136,7 +136,8 @@ def read_table(path: Path) -> LabelledImages:
     """Read a CSV or JSONL table with the columns `image`, `class` (optional) and `captions` or `caption` (optional).
 
     Paths are absolute or relative to the table's folder. Several captions are a JSON list, or are separated by `|` in CSV, or
-    stand in repeated rows of one image. Rows without class are distractors (`NO_CLASS`). Images keep the order of their
+    stand in repeated rows of one image. Where a row has both columns, `captions` counts, and `caption` if that is empty. Rows
+    without class are distractors (`NO_CLASS`). Images keep the order of their
     first row; classes are numbered by sorted name. Whether a picture can be read is found out when it is needed.
 
     Raises:
@@ -200,7 +201,17 @@ def _class_name(value: object) -> str | None:
 
 
 def _captions(row: Mapping[str, Any], *, from_cell: bool) -> list[str]:
-    value = row.get("captions", row.get("caption"))
+    """What the first of the columns says that says anything; tables may have both, one of them empty."""
+    said: list[str] = []
+    for column in ("captions", "caption"):
+        texts = _texts_of(row.get(column), from_cell=from_cell)
+        if any(texts):
+            return texts
+        said = said or texts
+    return said
+
+
+def _texts_of(value: Any, *, from_cell: bool) -> list[str]:
     if value is None or value == "":
         return []
     if isinstance(value, str) and from_cell:

@@ -177,3 +177,17 @@ def test_records_that_do_not_fit_together(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         LabelledImages([Path("a"), Path("b")], labels, ["x", "y"], captions)
+
+
+@pytest.mark.parametrize("empty", ["", None, [], [" "]])
+def test_an_empty_column_of_captions_does_not_hide_the_other(tmp_path: Path, empty: object) -> None:
+    rows = [
+        {"image": "a.jpg", "captions": empty, "caption": "one"},
+        {"image": "b.jpg", "captions": ["two", "three"], "caption": empty},
+        {"image": "c.jpg", "captions": ["four"], "caption": "not this"},
+        {"image": "d.jpg", "captions": empty, "caption": empty},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read_table(tmp_path / "t.jsonl").captions == [["one"], ["two", "three"], ["four"], []]
+    (tmp_path / "t.csv").write_text("image,captions,caption\na.jpg,,one\nb.jpg,two|three,\n")
+    assert read_table(tmp_path / "t.csv").captions == [["one"], ["two", "three"]]
