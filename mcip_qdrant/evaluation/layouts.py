@@ -20,6 +20,7 @@ from mcip_qdrant.evaluation.scores import Junk
 
 GPR1200_SUBSETS: Final = ("GLDv2", "iNaturalist", "ImageNet-Sketch", "INSTRE", "SOP", "faces")
 _GPR1200_BLOCK: Final = 200
+_GPR1200_IMAGES: Final = 12_000
 _CATEGORY: Final = re.compile(r"(\d{1,9})_", re.ASCII)
 
 
@@ -55,7 +56,7 @@ def read_gpr1200(root: Path) -> LabelledImages:
     by_category.sort(key=lambda pair: pair[0])
     categories = sorted({category for category, _ in by_category})
     number = {category: index for index, category in enumerate(categories)}
-    if len(categories) != len(GPR1200_SUBSETS) * _GPR1200_BLOCK or len(paths) != 12_000:
+    if not _whole_gpr1200(len(paths), len(categories)):
         notices.append(
             f"{len(paths)} images of {len(categories)} categories: not the whole GPR1200 (12000 of 1200), so its subsets "
             "are left out and the figure is not comparable with published ones"
@@ -70,10 +71,14 @@ def read_gpr1200(root: Path) -> LabelledImages:
 
 def gpr1200_subsets(images: LabelledImages) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
     """Which images (bool `[N]`) belong to each of the six sources: blocks of 200 categories in order. Empty unless complete."""
-    if len(images.names) != len(GPR1200_SUBSETS) * _GPR1200_BLOCK:
+    if not _whole_gpr1200(len(images), len(images.names)):
         return {}
     block = images.labels // _GPR1200_BLOCK
     return {name: block == index for index, name in enumerate(GPR1200_SUBSETS)}
+
+
+def _whole_gpr1200(images: int, categories: int) -> bool:
+    return categories == len(GPR1200_SUBSETS) * _GPR1200_BLOCK and images == _GPR1200_IMAGES
 
 
 def _category_texts(path: Path) -> dict[str, str]:

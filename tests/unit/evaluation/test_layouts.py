@@ -61,6 +61,10 @@ def test_the_whole_gpr1200_has_six_subsets(tmp_path: Path) -> None:
     assert {path.name.split("_")[0] for path, is_in in zip(found.paths, subsets["INSTRE"], strict=True) if is_in} == {
         str(category) for category in range(600, 800)
     }
+    (tmp_path / "7_3.jpg").unlink()
+    smaller = read_gpr1200(tmp_path)
+    assert "11999 images of 1200 categories" in smaller.notices[0]
+    assert gpr1200_subsets(smaller) == {}, "the notice says that they are left out"
 
 
 def test_instre_takes_the_parent_folder(tmp_path: Path) -> None:
