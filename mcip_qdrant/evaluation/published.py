@@ -47,10 +47,16 @@ class Published:
     whole: Mapping[str, int]
     caution: str = ""
 
-    def fits(self, evaluation: Evaluation) -> bool:
-        """Whether the evaluation ran on the whole benchmark, without a failed image."""
-        sizes = evaluation.sizes
-        return not evaluation.failures and all(sizes.get(name) == size for name, size in self.whole.items())
+    def missing(self, evaluation: Evaluation) -> str | None:
+        """What is missing for the column to stand beside an evaluation; None where nothing is: the whole benchmark, every image
+        readable, and the figure of the column among those that were taken.
+        """
+        if evaluation.failures or any(evaluation.sizes.get(name) != size for name, size in self.whole.items()):
+            wanted = ", ".join(f"{size} {name}" for name, size in self.whole.items())
+            return f"not the whole benchmark ({wanted})"
+        if all(figure.name != self.figure for figure in evaluation.figures):
+            return f"{self.figure}, which the paper gives, is not among the figures"
+        return None
 
     def rows(self) -> dict[str, float]:
         """Model and step -> percent."""
@@ -77,9 +83,15 @@ PUBLISHED: Final[Mapping[str, Published]] = {
         "that the column is ImageNet-1k's validation set is inferred",
     ),
     "flickr30k": Published(
-        "Flickr30k", "text-to-image R@5", {"images": 1000}, "split and preparation of the images are inferred"
+        "Flickr30k",
+        "text-to-image R@5",
+        {"images": 1000, "captions": 5000},
+        "split and preparation of the images are inferred",
     ),
     "coco": Published(
-        "COCO", "text-to-image R@5", {"images": 5000}, "split and preparation of the images are inferred"
+        "COCO",
+        "text-to-image R@5",
+        {"images": 5000, "captions": 25_000},
+        "split and preparation of the images are inferred",
     ),
 }

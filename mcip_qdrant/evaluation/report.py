@@ -55,7 +55,7 @@ def make_report(title: str, evaluations: Sequence[Evaluation], published: Publis
     """Put evaluations of the same protocol on the same data side by side.
 
     Args:
-        published: the paper's column; it is left out, with a notice, where the data are not the whole benchmark.
+        published: the paper's column; it is left out, with a notice, where data or figures are not those of the paper.
 
     Raises:
         SourceError: the models did not see the same images.
@@ -64,10 +64,11 @@ def make_report(title: str, evaluations: Sequence[Evaluation], published: Publis
     if odd := next((path for paths in failed for path in paths ^ failed[0]), None):
         raise SourceError(f"{odd}: one of the models embeds it and the other does not, so they saw different data")
     notices = list(dict.fromkeys(notice for evaluation in evaluations for notice in evaluation.notices))
-    if published is not None and not all(published.fits(evaluation) for evaluation in evaluations):
-        wanted = ", ".join(f"{size} {name}" for name, size in published.whole.items())
-        notices.append(f"not the whole benchmark ({wanted}), so the paper's figures are not shown beside it")
-        published = None
+    if published is not None:
+        missing = next((why for evaluation in evaluations if (why := published.missing(evaluation))), None)
+        if missing is not None:
+            notices.append(f"{missing}, so the paper's figures are not shown beside it")
+            published = None
     return Report(title, tuple(evaluations), tuple(_rows(evaluations)), published, tuple(notices))
 
 

@@ -72,6 +72,21 @@ def test_the_papers_column_stands_beside_the_whole_benchmark_only() -> None:
     assert make_report("GPR1200", [failed], PUBLISHED["gpr1200"]).published is None
 
 
+def test_the_papers_column_stands_beside_its_own_protocol_only() -> None:
+    """Fewer captions per image are an easier task, and where its figure was not taken there is nothing to stand beside."""
+    whole = replace(evaluation([0.5], name="text-to-image R@5"), sizes={"images": 1000, "captions": 5000})
+    assert make_report("flickr30k", [whole], PUBLISHED["flickr30k"]).published is not None
+    one = make_report("flickr30k", [replace(whole, sizes={"images": 1000, "captions": 1000})], PUBLISHED["flickr30k"])
+    assert one.published is None
+    assert one.notices[0].startswith("not the whole benchmark (1000 images, 5000 captions)")
+    other = replace(evaluation([0.5], name="R@2"), sizes={"images": 5924, "classes": 100})
+    report = make_report("CUB-200-2011", [other], PUBLISHED["cub"])
+    assert report.published is None
+    assert report.notices == (
+        "R@1, which the paper gives, is not among the figures, so the paper's figures are not shown beside it",
+    )
+
+
 def test_published_rows_are_the_table_of_the_paper() -> None:
     # Averages that the paper itself prints for groups of columns: 3 of the 4 image-to-image figures and both captions.
     rows = {name: column.rows() for name, column in PUBLISHED.items()}
