@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from mcip_qdrant.decode import DecodeLimits
 from mcip_qdrant.errors import ImageError, SourceError
 from mcip_qdrant.evaluation.datasets import show
 from mcip_qdrant.evaluation.evaluation import Evaluation, Shown
 from mcip_qdrant.evaluation.report import Report, data, interval_note, percent
-from mcip_qdrant.picture import rgb_image
+from mcip_qdrant.keys import ImageRef, encode_path
+from mcip_qdrant.read import read_image
+from mcip_qdrant.thumbnail import thumbnail
 
 _THUMBNAIL: Final = 160
 _TEMPLATE: Final = Path(__file__).with_name("page.html.j2")
@@ -104,11 +107,11 @@ def _shown(what: Shown) -> Mapping[str, str | None]:
 
 
 def _thumbnail(path: Path) -> str | None:
+    """A small copy without any metadata of the original, or None where there is no readable picture."""
     try:
-        picture = rgb_image(path).copy()
-    except ImageError:
+        real = Path(os.path.realpath(path))
+        data = read_image(real.parent, ImageRef("", encode_path(real.name)), max_bytes=DecodeLimits().max_bytes).data
+        jpeg = thumbnail(data, side=_THUMBNAIL).jpeg
+    except (ImageError, ValueError):  # a NUL in the name, which a collection may claim
         return None
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -159,6 +161,28 @@ def test_hostile_names_and_captions_are_only_text(tmp_path: Path) -> None:
         assert attack in reader.text
         html.encode()
     assert "{{ 7 * 7 }}" in reader.text
+
+
+def test_pictures_on_the_page_carry_nothing_of_the_original_but_the_pixels(tmp_path: Path) -> None:
+    images = read_folder(write_classes(tmp_path / "c", 2, 2))
+    secret = Image.Exif()
+    secret[0x010E] = "a secret place"
+    for path in images.paths:
+        Image.open(path).convert("RGB").save(path, comment=b"a secret name", exif=secret)
+    images.paths[0].rename(tmp_path / "elsewhere.jpg")
+    images.paths[0].symlink_to(tmp_path / "elsewhere.jpg")
+    pipe = images.paths[1]
+    found = full_ranking(Embedder(MeanColours()), images, query_in_ranking=False)
+    pipe.unlink()
+    os.mkfifo(pipe)
+    reader = read(page(make_report("classes", [found])))
+    sources = [attributes["src"] or "" for tag, attributes in reader.tags if tag == "img"]
+    assert sources
+    for source in sources:
+        data = base64.b64decode(source.partition(",")[2])
+        assert b"secret" not in data
+        assert max(Image.open(io.BytesIO(data)).size) <= 160
+    assert len(set(sources)) == 3, "the link is followed; the pipe is not waited for"
 
 
 def test_a_picture_that_went_away_is_said_to(tmp_path: Path) -> None:
