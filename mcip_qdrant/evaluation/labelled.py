@@ -37,6 +37,13 @@ def at_least_one_class(images: LabelledImages) -> None:
         )
 
 
+def nothing_can_be_wrong(classes: int, *, distractors: bool = False) -> list[str]:
+    """A notice, where there is but one class to answer with, and no distractor."""
+    if classes > 1 or distractors:
+        return []
+    return ["all images are of one class, so no answer can be wrong, and the figures say nothing of the model"]
+
+
 def searching(embedder: Embedder, queries: int) -> Callable[[int], object]:
     """Announce the search of so many queries; what to call with each number that is done."""
     embedder.watch.begin("search", queries)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.evaluation import metrics
-from mcip_qdrant.evaluation.datasets import LabelledImages
+from mcip_qdrant.evaluation.datasets import NO_CLASS, LabelledImages
 from mcip_qdrant.evaluation.embed import Embedder
 from mcip_qdrant.evaluation.evaluation import Evaluation, Figure
 from mcip_qdrant.evaluation.examples import worst_queries
@@ -23,6 +23,7 @@ from mcip_qdrant.evaluation.labelled import (
     at_least_one_class,
     embed_labelled,
     labelled_evaluation,
+    nothing_can_be_wrong,
     searching,
     worst_among_all,
 )
@@ -70,6 +71,7 @@ def full_ranking(
         found,
         figures,
         worst_among_all(score, data, found),
+        notices=_trivial_ranking(data),
     )
 
 
@@ -84,7 +86,15 @@ def recall(embedder: Embedder, images: LabelledImages, ks: Sequence[int]) -> Eva
     scores = metrics.recall_at_k(found.vectors, data.labels, ks, on_queries=searching(embedder, len(data)))
     figures = [Figure(f"R@{k}", score, data.labels, "class") for k, score in scores.items()]
     rule = "recall@k: an image of the same class among the k nearest; the query is left out"
-    return labelled_evaluation(embedder, rule, data, found, figures, worst_among_all(scores[ks[0]], data, found))
+    return labelled_evaluation(
+        embedder,
+        rule,
+        data,
+        found,
+        figures,
+        worst_among_all(scores[ks[0]], data, found),
+        notices=_trivial_ranking(data),
+    )
 
 
 def revisited(embedder: Embedder, images: RevisitedImages) -> Evaluation:
@@ -157,6 +167,7 @@ def nearest_neighbours(
     )
     unknown = sorted({*np.unique(test_labels[test_labels >= 0]).tolist()} - {*np.unique(train_labels).tolist()})
     notices = [f"class {names[label]} has test images and no training images: they count as wrong" for label in unknown]
+    notices += nothing_can_be_wrong(len({*train_labels.tolist(), *test_labels.tolist()} - {NO_CLASS}))
     examples = worst_queries(
         score,
         found.vectors,
@@ -212,7 +223,8 @@ def zero_shot(
         is_right=lambda query, item: bool(data.labels[query] == item),
     )
     rule = f"zero-shot accuracy (top-1), {len(templates)} prompt template{'s' if len(templates) > 1 else ''}"
-    return labelled_evaluation(embedder, rule, data, found, [Figure("accuracy", score, data.labels, "class")], examples)
+    figures = [Figure("accuracy", score, data.labels, "class")]
+    return labelled_evaluation(embedder, rule, data, found, figures, examples, notices=nothing_can_be_wrong(len(names)))
 
 
 def captions(embedder: Embedder, images: LabelledImages, ks: Sequence[int] = (1, 5, 10)) -> Evaluation:
@@ -246,6 +258,10 @@ def captions(embedder: Embedder, images: LabelledImages, ks: Sequence[int] = (1,
     evaluation = labelled_evaluation(embedder, rule, data, found, figures, examples)
     sizes = {"images": len(data), "captions": len(texts)}
     return replace(evaluation, sizes=sizes, examples_of=figures[min(1, len(ks) - 1)].name)
+
+
+def _trivial_ranking(data: LabelledImages) -> list[str]:
+    return nothing_can_be_wrong(int((data.counts() > 0).sum()), distractors=bool((data.labels < 0).any()))
 
 
 def _renumbered(images: LabelledImages, names: Sequence[str]) -> NDArray[np.int64]:
