@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from mcip_qdrant.manifest import Preprocess
-from mcip_qdrant.preprocess import preprocess
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
 
 Preparation = Literal["open_clip", "squash-1.125"]
 PREPARATIONS: Final[tuple[Preparation, ...]] = get_args(Preparation)
@@ -24,6 +24,11 @@ def prepare(rgb: Image.Image, config: Preprocess, preparation: Preparation) -> N
     retrieval and k-NN code (released code, data loaders of the evaluation; the paper's text was not available): both sides
     to int(1.125 * size) whatever the shape, bicubic, then the centre.
     """
+    # Here, because the command line takes its choices from this module and must start without NumPy and Pillow.
+    import numpy as np
+
+    from mcip_qdrant.preprocess import preprocess
+
     if preparation == "open_clip":
         return preprocess(rgb, config)
     height, width = config.size
