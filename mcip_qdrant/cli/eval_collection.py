@@ -22,7 +22,7 @@ from mcip_qdrant.manifest import Precision
 
 
 @click.command("collection")
-@click.argument("name")
+@click.argument("name", envvar="MCIP_QDRANT_COLLECTION")
 @bundle_option
 @click.option(
     "--qdrant",
@@ -76,7 +76,8 @@ def collection_command(
     """What did my index settings cost? The same queries by exact search (A) and by the index of collection NAME (B).
 
     Image queries are stored vectors; text queries come from a payload field or a file, and are reported apart: an index is
-    made from images' vectors, and texts lie elsewhere. Nothing is written to the collection.
+    made from images' vectors, and texts lie elsewhere. Nothing is written to the collection. NAME may come from the
+    environment instead, as MCIP_QDRANT_COLLECTION.
 
     \b
     Examples:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mcip_qdrant.cli.options import ANY_PATH, device_option, json_option, precision_option
+from mcip_qdrant.evaluation.preparation import PREPARATIONS, Preparation
 from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.manifest import Precision
 
@@ -48,7 +49,7 @@ class EvalOptions:
     quick_gelu: bool | None
     base: str | None
     compare: tuple[str, str] | None
-    preparation: str
+    preparation: Preparation
     cache: Path | None
     no_cache: bool
     html: Path | None
@@ -87,10 +88,13 @@ class EvalOptions:
         return [self._bundle(self.bundle)]
 
     def _named(self, name: str) -> Model:
-        model, found, checkpoint = name.rpartition("=")
-        return (
-            self._checkpoint(model, Path(checkpoint)) if found and not Path(name).is_dir() else self._bundle(Path(name))
-        )
+        if Path(name).is_dir() or "=" not in name:
+            return self._bundle(Path(name))
+        # Folders on either side may have a "=" in their names as well.
+        parts = name.split("=")
+        splits = [("=".join(parts[:place]), Path("=".join(parts[place:]))) for place in range(1, len(parts))]
+        model, checkpoint = next((split for split in splits if split[1].is_file()), splits[0])
+        return self._checkpoint(model, checkpoint)
 
     def _bundle(self, path: Path) -> Model:
         from mcip_qdrant.bundle import Bundle
@@ -157,8 +161,8 @@ _OPTIONS = (
     ),
     click.option(
         "--preparation",
-        type=click.Choice(["open_clip", "squash-1.125"]),
-        default="open_clip",
+        type=click.Choice(PREPARATIONS),
+        default=PREPARATIONS[0],
         show_default=True,
         help="How images are prepared: the model's own transform, or the squash and crop of the authors' retrieval code.",
     ),

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
 from mcip_qdrant.cli.eval_options import EvalOptions
 from mcip_qdrant.cli.options import on_one_line
+from mcip_qdrant.errors import SourceError
 from mcip_qdrant.extras import needs_extra
 
 if TYPE_CHECKING:
     from mcip_qdrant.evaluation.embed import Embedder
     from mcip_qdrant.evaluation.evaluation import Evaluation
-    from mcip_qdrant.evaluation.preparation import Preparation
     from mcip_qdrant.evaluation.published import Published
     from mcip_qdrant.evaluation.report import Report
 
@@ -54,10 +55,18 @@ def check_page(html: Path | None) -> None:
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
+        SourceError: there can be no such file.
     """
-    if html is not None:
-        with needs_extra("eval", "--html"):
-            import jinja2  # noqa: F401 - only whether it is there
+    if html is None:
+        return
+    with needs_extra("eval", "--html"):
+        import jinja2  # noqa: F401 - only whether it is there
+    if html.is_dir():
+        raise SourceError(f"--html {html}: cannot be written: it is a folder")
+    if not html.parent.is_dir():
+        raise SourceError(f"--html {html}: cannot be written: there is no folder {html.parent}")
+    if not os.access(html if html.exists() else html.parent, os.W_OK):
+        raise SourceError(f"--html {html}: cannot be written: permission denied")
 
 
 def evaluate(
@@ -77,7 +86,7 @@ def evaluate(
         bars = Bars(f"{letter}: " if len(models) > 1 else "")
         embedder = Embedder(
             model,
-            cast("Preparation", options.preparation),
+            options.preparation,
             options.cache_folder,
             Watch(bars.begin, bars.advance),
         )

@@ -141,9 +141,11 @@ def read_table(path: Path) -> LabelledImages:
     first row; classes are numbered by sorted name. Whether a picture can be read is found out when it is needed.
 
     Raises:
-        SourceError: unreadable, no `image` column, or one image in two classes; the row is named.
+        SourceError: not there, unreadable, no `image` column, or one image in two classes; the row is named.
     """
     readers: Mapping[str, Callable[[Path], list[dict[str, Any]]]] = {".csv": csv_rows, ".jsonl": jsonl_rows}
+    if not os.path.lexists(path):
+        raise SourceError(f"{path} does not exist")
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise SourceError(f"{path}: expected a .csv or .jsonl file with the columns image, class, captions")

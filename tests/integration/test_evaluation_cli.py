@@ -285,6 +285,28 @@ def test_numbers_that_no_protocol_can_use(arguments: tuple[str, ...], message: s
         evaluate(*arguments)
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(classes: Path, tmp_path: Path) -> None:
+    """No bundle is opened: there is none."""
+    for page, message in ((tmp_path / "no" / "p.html", "there is no folder"), (tmp_path, "it is a folder")):
+        with pytest.raises(SourceError, match=message):
+            evaluate("classes", classes, "--bundle", tmp_path / "none", "--html", page)
+        with pytest.raises(SourceError, match=message):
+            evaluate("collection", "images", "--bundle", tmp_path / "none", "--html", page)
+
+
+def test_a_checkpoint_in_a_folder_with_an_equals_sign(clip: Exported, classes: Path, tmp_path: Path) -> None:
+    (tmp_path / "lr=0.1").mkdir()
+    checkpoint = tmp_path / "lr=0.1" / clip.checkpoint.name
+    checkpoint.symlink_to(clip.checkpoint)
+    said = evaluate("classes", classes, "--compare", clip.folder, f"{clip.name}={checkpoint}", "--no-cache", "--json")
+    assert [model["variant"] for model in said.report["models"]] == ["onnx-fp32-cpu", "torch-fp32-cpu"]
+
+
+def test_data_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="gone does not exist"):
+        evaluate("classes", tmp_path / "gone", "--bundle", tmp_path)
+
+
 def test_missing_extras_are_named(
     clip: Exported, classes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -439,8 +461,9 @@ def test_an_index_that_finds_other_copies_loses_nothing(clip: Exported, tmp_path
         client.close()
 
 
-def test_embedded_qdrant_loses_nothing_and_says_why(library: Any) -> None:
-    said = evaluate("collection", "images", *library.where, "--class", "tag", "--json")
+def test_embedded_qdrant_loses_nothing_and_says_why(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCIP_QDRANT_COLLECTION", "images")
+    said = evaluate("collection", *library.where, "--class", "tag", "--json")
     assert said.value("index recall@10, images", 1) == 1.0
     assert "embedded Qdrant has no index" in said.report["notices"][0]
     assert said.report["data"]["points"] == 43
