@@ -88,7 +88,8 @@ def read_folder(root: Path) -> LabelledImages:
     Classes are numbered by sorted name and images are in sorted order within each. A folder without images is an empty
     class. A class folder may be a symlink; symlinked folders further down are not entered.
 
-    Left out, with a notice: hidden folders, files beside the class folders, and files that are no image by name.
+    Left out, with a notice: whatever is hidden (its name begins with a dot), files beside the class folders, and files that
+    are no image by name.
 
     Raises:
         SourceError: the root cannot be read, a folder below it cannot be listed, there is no class folder, or two are of
@@ -99,7 +100,8 @@ def read_folder(root: Path) -> LabelledImages:
     names: set[str] = set()
     notices = []
     for entry in sorted(base.iterdir()):
-        if entry.name.startswith("."):
+        if _hidden(entry.name):
+            notices.append(f"{show(entry.name)}: hidden, left out")
             continue
         if not entry.is_dir():
             notices.append(f"{show(entry.name)}: not in a class folder, left out")
@@ -119,17 +121,25 @@ def read_folder(root: Path) -> LabelledImages:
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[str]]:
-    """Every image by name below a folder, depth first and sorted, and what was left out.
+    """Every image by name below a folder that is not hidden, depth first and sorted, and what was left out.
 
     Raises:
         SourceError: a folder cannot be listed: a benchmark with a hole in it would give a wrong number.
     """
     report = ListingReport()
     base = check_root(folder)
-    found = [base / os.fsdecode(decode_path(ref.relative)) for ref in FolderSource("evaluation", base)(report)]
+    refs = list(FolderSource("evaluation", base)(report))
+    seen = [ref.relative for ref in refs if not any(map(_hidden, ref.relative.split("/")))]
     if report.errors:
         raise SourceError(f"{folder}: {report.errors[0]}")
-    return found, [f"{count} files left out ({kind})" for kind, count in sorted(report.skipped.items())]
+    notices = [f"{count} files left out ({kind})" for kind, count in sorted(report.skipped.items())]
+    if hidden := len(refs) - len(seen):
+        notices.append(f"{hidden} hidden images left out")
+    return [base / os.fsdecode(decode_path(relative)) for relative in seen], notices
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 def read_table(path: Path) -> LabelledImages:

@@ -38,6 +38,7 @@ def test_folder_of_classes(tmp_path: Path) -> None:
     assert found.counts().tolist() == [2, 2, 0]
     assert found.captions is None
     assert sorted(found.notices) == [
+        ".git: hidden, left out",
         "README.md: not in a class folder, left out",
         "class a: 1 files left out (.txt)",
         "class empty is empty",
@@ -140,7 +141,7 @@ def test_table_without_captions_has_none(tmp_path: Path) -> None:
         ("t.jsonl", '{"image": ["1.jpg"]}\n', "row 1 has no 'image'"),
         ("t.jsonl", "{\n", "line 1 is not JSON"),
         ("t.tsv", "image\n", "expected a .csv or .jsonl"),
-        (".csv/", "", "expected a .csv"),
+        (".csv/", "", "does not exist"),
     ],
 )
 def test_table_refusals(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -149,7 +150,7 @@ def test_table_refusals(tmp_path: Path, name: str, text: str, message: str) -> N
         path.write_text(text)
     with pytest.raises(SourceError, match=message):
         read_table(path)
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="does not exist"):
         read_table(tmp_path / "gone.csv")
 
 
@@ -191,3 +192,14 @@ def test_an_empty_column_of_captions_does_not_hide_the_other(tmp_path: Path, emp
     assert read_table(tmp_path / "t.jsonl").captions == [["one"], ["two", "three"], ["four"], []]
     (tmp_path / "t.csv").write_text("image,captions,caption\na.jpg,,one\nb.jpg,two|three,\n")
     assert read_table(tmp_path / "t.csv").captions == [["one"], ["two", "three"]]
+
+
+def test_what_is_hidden_is_left_out_and_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "a/.1.jpg", "a/.thumbs/1.jpg", ".trash/2.jpg", ".DS_Store")
+    found = read_folder(tmp_path)
+    assert relative(found, tmp_path) == [("a/1.jpg", "a")]
+    assert found.notices == (
+        ".DS_Store: hidden, left out",
+        ".trash: hidden, left out",
+        "class a: 2 hidden images left out",
+    )
