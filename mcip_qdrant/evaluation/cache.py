@@ -51,7 +51,7 @@ class VectorCache:
         return found
 
     def put(self, vectors: Mapping[bytes, NDArray[np.float32]]) -> None:
-        """Store vectors, all or none."""
+        """Store vectors, float32 `[width]` each, all or none."""
         rows = [(key, data, _digest(key, data)) for key, data in _as_bytes(vectors)]
         with self._or_go_without():
             if self._database is not None:

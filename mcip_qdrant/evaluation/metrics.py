@@ -67,6 +67,10 @@ def recall_at_k(
     """Whether an image of the same class is among the k nearest, the query itself left out: 1 or 0 for each k.
 
     The rank of the nearest right image is 1 + (other images at least as similar). An image alone in its class is undefined.
+
+    Args:
+        vectors: float32 `[N, D]`.
+        labels: int64 `[N]`.
     """
     _check_ks(ks)
     ranks = _undefined(len(labels))
@@ -133,6 +137,10 @@ def weighted_knn(
     Training images tied for the last places share them: each votes with (places left / number tied) of its weight. A vote
     that ends level is wrong. A class without training images cannot win, so its test images are wrong; `NO_CLASS` images
     do not train, and are no queries.
+
+    Args:
+        train, test: float32 `[N, D]` and `[Q, D]`.
+        train_labels, test_labels: int64 `[N]` and `[Q]`, of one numbering.
     """
     if k < 1 or not temperature > 0:
         raise ValueError(f"k must be at least 1 and temperature above 0, not {k} and {temperature}")

@@ -23,15 +23,29 @@ class Model(Protocol):
     """
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """A name for people."""
+        ...
+
     @property
-    def space_id(self) -> str: ...
+    def space_id(self) -> str:
+        """Whose vectors these are comparable to: that of the bundle, or that an export would have."""
+        ...
+
     @property
-    def variant(self) -> str: ...
+    def variant(self) -> str:
+        """Runtime, precision and device, as in `onnx-fp32-cpu`."""
+        ...
+
     @property
-    def embedding_dim(self) -> int: ...
+    def embedding_dim(self) -> int:
+        """D, the length of a vector."""
+        ...
+
     @property
-    def preprocess(self) -> Preprocess: ...
+    def preprocess(self) -> Preprocess:
+        """How pictures are made ready: size, resizing, mean and deviation."""
+        ...
 
     def encode_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Uint8 `[B, H, W, 3]` -> float32 `[B, D]`, L2 norm 1."""
