@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
+from open_clip.transform import PreprocessCfg
 
-from mcip_qdrant.errors import ExportError
+from mcip_qdrant.errors import BundleError, ExportError
 from mcip_qdrant.export.presets import PRESETS
 from mcip_qdrant.manifest import Activation, Preprocess
 
 LOCAL_PREFIX = "local-dir:"
-_PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
-# open_clip.transform.PreprocessCfg's values: what a registered tag means where it says nothing.
-_TAG_DEFAULTS: Mapping[str, Any] = {
-    "mean": open_clip.OPENAI_DATASET_MEAN,
-    "std": open_clip.OPENAI_DATASET_STD,
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
+# What a configuration means where it says nothing. Taken whole, so that no setting of open_clip's can be left out; `size` is
+# the built model's.
+_DEFAULTS: Mapping[str, Any] = {key: value for key, value in asdict(PreprocessCfg()).items() if key != "size"}
 # Knobs of training, and tokenizer names (the tokenizer's own digest covers those): they do not change what a vector means.
 _NOT_ARCHITECTURE = {
     "patch_dropout",
@@ -44,8 +40,8 @@ _NOT_ARCHITECTURE = {
 class Architecture:
     """One open_clip architecture with the settings that decide what its vectors mean.
 
-    `name` is what open_clip is asked for, `preprocess` holds mean, std, interpolation and resize_mode, and
-    `text_config` is open_clip's `text_cfg`.
+    `name` is what open_clip is asked for, `preprocess` holds open_clip's preprocessing keys without `size`, and `text_config`
+    is open_clip's `text_cfg`.
     """
 
     name: str
@@ -67,13 +63,7 @@ class Architecture:
     def image_preprocess(self, image_size: int | Sequence[int]) -> Preprocess:
         """Preprocessing of images for a model that was built with `image_size` (`model.visual.image_size`), in pixels."""
         height, width = (image_size, image_size) if isinstance(image_size, int) else map(int, image_size)
-        return Preprocess(
-            size=(height, width),
-            mean=tuple(self.preprocess["mean"]),
-            std=tuple(self.preprocess["std"]),
-            interpolation=self.preprocess["interpolation"],
-            resize_mode=self.preprocess["resize_mode"],
-        )
+        return Preprocess.parse({**self.preprocess, "size": (height, width)})
 
     def fingerprint(self) -> dict[str, Any]:
         """The part of `space_id` that tensors cannot carry: layers, widths, heads and the activation."""
@@ -125,18 +115,20 @@ def _local_architecture(model: str, quick_gelu: bool | None) -> Architecture:
     path = Path(model.removeprefix(LOCAL_PREFIX)) / "open_clip_config.json"
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        config, preprocess = described["model_cfg"], described["preprocess_cfg"]
-        chosen = {key: preprocess.get(key, _TAG_DEFAULTS[key]) for key in _PREPROCESS_KEYS}
-        _ = config["vision_cfg"], config["text_cfg"]
+        config, given = described["model_cfg"], described["preprocess_cfg"]
+        _ = config["vision_cfg"], config["text_cfg"], config["embed_dim"]
+        preprocess = {**_DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise ExportError(
             f"{path}: cannot read an architecture ({type(exc).__name__}: {exc}). It must be open_clip's "
-            'open_clip_config.json with "model_cfg" and "preprocess_cfg" (mean, std, interpolation, resize_mode)'
+            f'open_clip_config.json with "model_cfg" and "preprocess_cfg" ({", ".join(_DEFAULTS)})'
         ) from exc
+    preprocess.pop("size", None)  # open_clip, too, takes it from vision_cfg
+    _check_preprocess(preprocess, str(path))
     activation: Activation = "quick_gelu" if config.get("quick_gelu") or quick_gelu else "gelu"
     if quick_gelu is False and activation == "quick_gelu":
         raise ExportError(f'{path} says "quick_gelu": true; --no-quick-gelu contradicts it')
-    return Architecture(model, activation, chosen, config, path.name)
+    return Architecture(model, activation, preprocess, config, path.name)
 
 
 def _activation_of(config: Mapping[str, Any]) -> Activation:
@@ -166,7 +158,7 @@ def _agreed_activation(
 def _agreed_preprocess(model: str, tags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     variants: dict[str, list[str]] = {}
     for tag, cfg in tags.items():
-        chosen = {key: cfg.get(key) or default for key, default in _TAG_DEFAULTS.items()}
+        chosen = {key: cfg.get(key) or default for key, default in _DEFAULTS.items()}
         variants.setdefault(json.dumps(chosen, sort_keys=True), []).append(tag)
     if not variants:
         raise ExportError(
@@ -179,7 +171,16 @@ def _agreed_preprocess(model: str, tags: Mapping[str, Mapping[str, Any]]) -> dic
             f"the registered tags of {model} need different preprocessing, and a checkpoint file does not tell which one "
             f"is right. Say --base TAG, the tag it was fine-tuned from. {choices}"
         )
-    return dict(json.loads(next(iter(variants))))
+    preprocess = dict(json.loads(next(iter(variants))))
+    _check_preprocess(preprocess, model)
+    return preprocess
+
+
+def _check_preprocess(preprocess: Mapping[str, Any], where: str) -> None:
+    try:
+        Preprocess.parse({**preprocess, "size": (1, 1)})
+    except BundleError as exc:
+        raise ExportError(f"{where}: preprocessing that cannot be exported: {exc}") from exc
 
 
 def _some(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from mcip_qdrant.errors import ExportError
-from mcip_qdrant.export.architecture import Architecture
+from mcip_qdrant.export.architecture import LOCAL_PREFIX, Architecture
 
 _NESTED_UNDER = ("state_dict", "model", "model_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -62,6 +62,8 @@ def load_model(
 
 
 def _create(architecture: Architecture, *, pretrained: str | None, patch_dropout: float) -> torch.nn.Module:
+    # Where open_clip knows the preprocessing by itself it is left alone, so that the golden set can compare ours with its own.
+    known = pretrained is not None or architecture.name.startswith(LOCAL_PREFIX)
     with _quiet_logging():
         model: torch.nn.Module = open_clip.create_model(
             architecture.name,
@@ -69,7 +71,7 @@ def _create(architecture: Architecture, *, pretrained: str | None, patch_dropout
             load_weights=pretrained is not None,
             force_quick_gelu=architecture.activation == "quick_gelu",
             force_patch_dropout=patch_dropout,
-            force_preprocess_cfg=dict(architecture.preprocess),
+            force_preprocess_cfg=None if known else dict(architecture.preprocess),
             pretrained_text=False,
             require_pretrained=pretrained is not None,
         )

@@ -13,6 +13,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageDraw
 
 from mcip_qdrant.decode import decode
+from mcip_qdrant.errors import ExportError
 from mcip_qdrant.export.golden_texts import GOLDEN_TEXTS
 from mcip_qdrant.export.towers import OpenClipModel
 from mcip_qdrant.golden import GoldenSet, pixels_digests
@@ -42,21 +43,16 @@ def make_golden_set(
     Args:
         model: the open_clip model, not yet folded.
         tokenize: open_clip's own tokenizer, list of texts to int64 `[B, L]`.
+
+    Raises:
+        ExportError: preprocessing by `config` is not what open_clip itself does for this model.
     """
     pictures = tuple(picture(index) for index in range(COUNT))
-    transform = image_transform_v2(
-        PreprocessCfg(
-            size=config.size,
-            mean=config.mean,
-            std=config.std,
-            interpolation=config.interpolation,
-            resize_mode=config.resize_mode,
-            fill_color=config.fill_color,
-        ),
-        is_train=False,
-    )
+    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     decoded = [decode(data).rgb for data in pictures]
+    pixels = np.stack([preprocess(rgb, config) for rgb in decoded])
     tensors = torch.stack([transform(rgb) for rgb in decoded]).numpy()
+    _check_preprocessing(pixels, tensors, config)
     token_ids = tokenize(list(GOLDEN_TEXTS)).numpy().astype(np.int64)
     # Subnormal floats cost ten times an ordinary operation on CPUs and carry nothing; the sessions flush them too.
     torch.set_flush_denormal(True)
@@ -67,12 +63,24 @@ def make_golden_set(
         torch.set_flush_denormal(False)
     return GoldenSet(
         pictures=pictures,
-        pixels_sha256=pixels_digests(np.stack([preprocess(rgb, config) for rgb in decoded])),
+        pixels_sha256=pixels_digests(pixels),
         texts=GOLDEN_TEXTS,
         token_ids=token_ids,
         image_vectors=image_vectors,
         text_vectors=text_vectors,
     )
+
+
+def _check_preprocessing(pixels: NDArray[np.uint8], tensors: NDArray[np.float32], config: Preprocess) -> None:
+    """uint8 `[N, H, W, 3]` against open_clip's normalised `[N, 3, H, W]`, to half a level: they are to be equal."""
+    mean, std = (np.array(values, dtype=np.float32).reshape(3, 1, 1) for values in (config.mean, config.std))
+    for index, (ours, theirs) in enumerate(zip(pixels, tensors, strict=True)):
+        levels = (theirs * std + mean) * 255
+        if levels.shape[1:] != ours.shape[:2] or np.abs(levels - ours.transpose(2, 0, 1)).max() > 0.5:
+            raise ExportError(
+                f"preprocessing of golden picture {index} is not what open_clip does for this model: "
+                f"a setting of it has no counterpart in {config}"
+            )
 
 
 def _reference(encode: Callable[..., torch.Tensor]) -> Callable[[NDArray[np.generic]], NDArray[np.float32]]:

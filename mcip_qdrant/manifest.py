@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePosixPath
@@ -28,12 +29,12 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 def _choice(value: object, allowed: Any, name: str) -> None:
     if value not in get_args(allowed):
-        raise BundleError(f"manifest: {name} is {value!r}; this version reads {', '.join(get_args(allowed))}")
+        raise BundleError(f"{name} is {value!r}; this version reads {', '.join(get_args(allowed))}")
 
 
 def _plain_name(name: str) -> None:
     if PurePosixPath(name).name != name or name in {"", ".", ".."} or {"\\", "\0"} & set(name):
-        raise BundleError(f"manifest: {name!r} is not a plain file name inside the bundle")
+        raise BundleError(f"{name!r} is not a plain file name inside the bundle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,20 @@ class Preprocess:
         _choice(self.interpolation, Interpolation, "preprocess.interpolation")
         _choice(self.resize_mode, ResizeMode, "preprocess.resize_mode")
         if self.mode != "RGB" or len(self.mean) != 3 or len(self.std) != 3:
-            raise BundleError("manifest: preprocess must describe three RGB channels")
+            raise BundleError("preprocess must describe three RGB channels")
+        if not 0 <= self.fill_color <= 255 or min(self.std) <= 0:
+            raise BundleError("preprocess.fill_color must be within 0..255, and preprocess.std above 0")
         if len(self.size) != 2 or min(self.size) < 1:
-            raise BundleError(f"manifest: preprocess.size {self.size} is not (height, width)")
+            raise BundleError(f"preprocess.size {self.size} is not (height, width)")
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> Self:
+        """Read open_clip's keys and values.
+
+        Raises:
+            BundleError: a key that is unknown here, or a value of the wrong kind or without meaning.
+        """
+        return _build(cls, raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,7 @@ class Graph:
         for name in (self.file, *self.sha256, *self.bytes):
             _plain_name(name)
         if self.file not in self.sha256 or set(self.sha256) != set(self.bytes):
-            raise BundleError(f"manifest: graph {self.file} lacks the digest or size of one of its files")
+            raise BundleError(f"graph {self.file} lacks the digest or size of one of its files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +151,7 @@ class Manifest:
     def __post_init__(self) -> None:
         _choice(self.activation, Activation, "activation")
         if self.embedding_dim < 1 or len(self.space_id) != 64:
-            raise BundleError("manifest: embedding_dim or space_id makes no sense")
+            raise BundleError("embedding_dim or space_id makes no sense")
 
     def to_json(self) -> str:
         """Readable JSON, keys in field order, ending with a newline."""
@@ -154,6 +166,8 @@ class Manifest:
         """
         try:
             raw = json.loads(text)
+            # Python reads NaN, infinity and halves of characters, which no other reader of JSON and no terminal takes.
+            json.dumps(raw, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as exc:
             raise BundleError(f"manifest is not JSON: {exc}") from exc
         if not isinstance(raw, dict):
@@ -165,14 +179,16 @@ class Manifest:
                 "export the checkpoint again with this version, or install the version that wrote the bundle"
             )
         try:
-            raw["preprocess"] = _build(Preprocess, raw["preprocess"])
+            raw["preprocess"] = Preprocess.parse(raw["preprocess"])
             raw["tokenizer"] = _build(TokenizerConfig, raw["tokenizer"])
             if not isinstance(raw["graphs"], list):
-                raise BundleError("manifest: graphs is not a list")
+                raise BundleError("graphs is not a list")
             raw["graphs"] = tuple(
                 _build(Graph, {**graph, "parity": _build(Parity, graph["parity"])}) for graph in raw["graphs"]
             )
             return _build(cls, raw)
+        except BundleError as exc:
+            raise BundleError(f"manifest: {exc}") from exc
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise BundleError(f"manifest: {type(exc).__name__}: {exc}") from exc
 
@@ -181,11 +197,11 @@ def _build(kind: type[_T], raw: Mapping[str, Any]) -> _T:
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
     unknown = set(raw) - known
     if unknown:
-        raise BundleError(f"manifest: unknown field {sorted(unknown)[0]!r} in {kind.__name__}")
+        raise BundleError(f"unknown field {sorted(unknown)[0]!r} in {kind.__name__}")
     hints = get_type_hints(kind)
     for name, value in raw.items():
         if not _fits(value, hints[name]):
-            raise BundleError(f"manifest: {kind.__name__}.{name} is {value!r}, which is of the wrong kind")
+            raise BundleError(f"{kind.__name__}.{name} is {value!r}, which is of the wrong kind")
     return kind(**raw)
 
 
@@ -200,5 +216,5 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is Mapping:
         return isinstance(value, dict) and all(_fits(item, inner[1]) for item in value.values())
     if hint in {int, float}:
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+        return isinstance(value, (int, hint)) and not isinstance(value, bool) and -math.inf < value < math.inf
     return isinstance(value, hint)

@@ -7,6 +7,7 @@ from typing import Any
 
 import models
 import numpy as np
+import open_clip
 import pytest
 import torch
 from conftest import Exported
@@ -16,8 +17,9 @@ from PIL import Image
 from tokenizer_texts import write_siglip_style
 
 from mcip_qdrant.encoder import EncoderSettings, ImageEncoder, TextEncoder
-from mcip_qdrant.errors import TextCutWarning
+from mcip_qdrant.errors import ExportError, TextCutWarning
 from mcip_qdrant.export.bundle_writer import ExportRequest, export_bundle
+from mcip_qdrant.export.golden import make_golden_set
 from mcip_qdrant.export.towers import ImageTower, patch_convolution
 from mcip_qdrant.manifest import Preprocess
 from mcip_qdrant.query import QueryEncoder
@@ -28,8 +30,6 @@ TEXTS = ["a photo of a cat", "two dogs", "the sea", "ein Haus im Schnee", "🚀"
 
 
 def _torch_text(exported: Exported, texts: list[str]) -> np.ndarray[Any, Any]:
-    import open_clip
-
     with torch.inference_mode():
         return np.asarray(exported.model.encode_text(open_clip.get_tokenizer("ViT-B-32")(texts), normalize=True))
 
@@ -137,6 +137,30 @@ def test_external_data_and_a_resnet(tmp_path: Path) -> None:
         assert (bundle.directory / graph.file).stat().st_size < (bundle.directory / f"{graph.file}.data").stat().st_size
     bundle.check_hashes()
     assert ImageEncoder(bundle, CPU).encode(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2, 32)
+
+
+def test_padding_has_the_colour_that_open_clip_gives_it(tmp_path: Path) -> None:
+    settings = models.CLIP_PREPROCESS | {"resize_mode": "longest", "fill_color": 127}
+    name = models.write_config(tmp_path / "padded", models.TINY_CLIP, settings)
+    model = models.random_model(name)
+    checkpoint = models.save_checkpoint(model, tmp_path / "p.pth")
+    export_bundle(ExportRequest(model=name, checkpoint=checkpoint, output=tmp_path / "b", precisions=("fp32",)))
+    encoder = QueryEncoder.open(tmp_path / "b", device="cpu")
+    assert encoder.bundle.manifest.preprocess.fill_color == 127
+    transform = open_clip.create_model_and_transforms(name, load_weights=False)[2]
+    pictures = [Image.effect_noise(size, 90).convert("RGB") for size in ((240, 60), (30, 200))]
+    with torch.inference_mode():
+        expected = model.encode_image(torch.stack([transform(one) for one in pictures]), normalize=True).numpy()
+    assert _cosine(encoder.images(pictures), expected) >= 0.99999
+
+
+def test_a_setting_that_would_be_dropped_stops_the_export(tmp_path: Path) -> None:
+    """Whatever open_clip comes to know later: its own transform of the model decides."""
+    settings = models.CLIP_PREPROCESS | {"resize_mode": "longest", "fill_color": 127}
+    model = models.random_model(models.write_config(tmp_path / "padded", models.TINY_CLIP, settings))
+    shortened = Preprocess.parse(models.CLIP_PREPROCESS | {"resize_mode": "longest", "size": (64, 64)})
+    with pytest.raises(ExportError, match="golden picture 0 is not what open_clip does"):
+        make_golden_set(model, open_clip.get_tokenizer("ViT-B-32"), shortened)
 
 
 def test_siglip_style_model_end_to_end(tmp_path: Path) -> None:

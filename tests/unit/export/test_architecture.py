@@ -8,7 +8,7 @@ import models
 import pytest
 
 from mcip_qdrant.errors import ExportError
-from mcip_qdrant.export.architecture import resolve_architecture
+from mcip_qdrant.export.architecture import Architecture, resolve_architecture
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,40 @@ def test_local_folder(tmp_path: Path) -> None:
     name = models.write_config(tmp_path / "mine", models.TINY_CLIP, models.CLIP_PREPROCESS)
     found = resolve_architecture(name)
     assert (found.label, found.activation) == ("mine", "quick_gelu")
+
+
+def _local(folder: Path, **preprocess: object) -> Architecture:
+    return resolve_architecture(
+        models.write_config(folder / "mine", models.TINY_CLIP, models.CLIP_PREPROCESS | preprocess)
+    )
+
+
+def test_a_local_folder_may_set_every_key_of_open_clip(tmp_path: Path) -> None:
+    given = {"fill_color": 127, "resize_mode": "longest", "mode": "RGB", "size": 999, "interpolation": "bilinear"}
+    found = _local(tmp_path, **given).image_preprocess((64, 48))
+    assert (found.fill_color, found.resize_mode, found.interpolation) == (127, "longest", "bilinear")
+    assert found.size == (64, 48)  # open_clip takes the built model's, too
+    assert _local(tmp_path).image_preprocess(64).fill_color == 0
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "words"),
+    [
+        ({"mode": "L"}, "three RGB channels"),
+        ({"padding": 3}, "unknown field 'padding'"),
+        ({"interpolation": "nearest"}, "interpolation is 'nearest'"),
+        ({"resize_mode": "stretch"}, "resize_mode is 'stretch'"),
+        ({"std": [0, 0, 0]}, "std above 0"),
+        ({"mean": 0.5}, "mean is 0.5"),
+        ({"mean": ["a", "b", "c"]}, "mean is"),
+        ({"mean": [float("nan")] * 3}, "mean is"),
+        ({"fill_color": 300}, "within 0..255"),
+        ({"fill_color": [1, 2, 3]}, "fill_color is"),
+    ],
+)
+def test_preprocessing_that_no_bundle_can_carry(tmp_path: Path, preprocess: dict[str, object], words: str) -> None:
+    with pytest.raises(ExportError, match=f"open_clip_config.json: .*{words}"):
+        _local(tmp_path, **preprocess)
 
 
 def test_fingerprint_knows_activation_but_not_the_name() -> None:
