@@ -30,18 +30,22 @@ def open_session(bundle: Bundle, tower: Tower, settings: EncoderSettings) -> Ses
     """Load one tower's graph in the precision that fits the device.
 
     Raises:
-        BundleError: no such graph, or it cannot be loaded.
+        BundleError: no such graph, it cannot be loaded, or it is not the graph that the manifest describes.
         DeviceError: the device asked for is not active.
         MissingExtraError: no ONNX Runtime is installed.
     """
     precision = settings.precision or default_precision(choose_provider(settings.device))
     graph = bundle.graph(tower, precision)
-    return Session(
+    session = Session(
         bundle.directory / graph.file,
         device=settings.device,
         precision=precision,
         threads=settings.threads,
     )
+    manifest = bundle.manifest
+    row = (*manifest.preprocess.size, 3) if tower == "visual" else (manifest.tokenizer.context_length,)
+    session.require_shapes(row, manifest.embedding_dim)
+    return session
 
 
 class ImageEncoder:

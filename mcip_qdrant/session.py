@@ -172,11 +172,39 @@ class Session:
                 f"device {device} was asked for, but ONNX Runtime fell back to {self.provider}. "
                 'Check the driver (nvidia-smi) and the CUDA 13 libraries: pip install "mcip-qdrant[gpu]"'
             )
+        self._path = path
         self._input = self._session.get_inputs()[0].name
 
+    def require_shapes(self, row: tuple[int, ...], embedding_dim: int) -> None:
+        """Check that the graph takes `[B, *row]` and gives `[B, embedding_dim]`; an axis that it leaves open fits.
+
+        Raises:
+            BundleError: naming what differs.
+        """
+        ends = (
+            ("takes", self._session.get_inputs()[0], row),
+            ("gives", self._session.get_outputs()[0], (embedding_dim,)),
+        )
+        for what, end, wanted in ends:
+            found = tuple(end.shape[1:])
+            if len(found) != len(wanted) or any(
+                isinstance(a, int) and a != b for a, b in zip(found, wanted, strict=True)
+            ):
+                raise BundleError(f"{self._path} {what} rows of shape {list(found)}, the manifest says {list(wanted)}")
+
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Run one batch: uint8 `[B, H, W, 3]` or int64 `[B, L]` in, float32 `[B, D]` out."""
-        output: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
+        """Run one batch: uint8 `[B, H, W, 3]` or int64 `[B, L]` in, float32 `[B, D]` out.
+
+        Raises:
+            BundleError: the graph loads on the CPU, but does not run there.
+        """
+        try:
+            output: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
+        except Exception as exc:
+            # A GPU fails for reasons of its own, and memory runs out anywhere: not the bundle's fault, and worth another try.
+            if self.provider != CPU_PROVIDER or "alloc" in str(exc):
+                raise
+            raise BundleError(f"{self._path}: ONNX Runtime cannot run this graph: {exc}") from exc
         return output
 
 

@@ -6,6 +6,7 @@ and padding travel inside the bundle's `tokenizer.json`.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import string
@@ -95,17 +96,22 @@ class Tokenizer:
 
     @classmethod
     def open(cls, directory: Path, config: TokenizerConfig) -> Self:
-        """Read `config.file` in the bundle `directory`; its SHA-256 is the bundle's business, not checked here.
+        """Read `config.file` in the bundle `directory`.
 
         Raises:
-            BundleError: the file is missing, is not a tokenizer, or was not made for `config`.
+            BundleError: the file is missing, was altered, is not a tokenizer, or was not made for `config`.
         """
         path = directory / config.file
         try:
             # Read here, because `tokenizers` does not tell a missing file from a damaged one.
-            backend = _backend(path.read_text(encoding="utf-8"))
+            data = path.read_bytes()
         except OSError as exc:
             raise BundleError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+        # Other ids are still ids: nothing later would notice.
+        if hashlib.sha256(data).hexdigest() != config.sha256:
+            raise BundleError(f"{path} was altered after the export (SHA-256 differs); copy it again")
+        try:
+            backend = _backend(data.decode())
         except Exception as exc:  # `tokenizers` raises bare Exception
             raise BundleError(f"{path}: not a tokenizer file: {exc}") from exc
         cut, pad = backend.truncation or {}, backend.padding or {}

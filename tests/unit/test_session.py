@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 from conftest import Exported
 
+from mcip_qdrant.bundle import Bundle
+from mcip_qdrant.encoder import EncoderSettings, ImageEncoder, TextEncoder
 from mcip_qdrant.errors import BundleError, DeviceError
 from mcip_qdrant.session import CPU_PROVIDER, Device, Session, choose_provider, default_precision
 
@@ -51,6 +55,33 @@ def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match="broken.onnx"):
         Session(tmp_path / "broken.onnx", device=Device("cpu"), precision="fp32")
+
+
+def _opened(clip: Exported, **changes: object) -> Bundle:
+    bundle = clip.bundle
+    return Bundle(bundle.directory, replace(bundle.manifest, **changes))  # type: ignore[arg-type]
+
+
+def test_a_graph_of_other_shapes_than_the_manifest_says_is_refused(clip: Exported) -> None:
+    """Before it runs: a wrong size or dimension would otherwise be noticed by ONNX Runtime or by Qdrant, or by nobody."""
+    cpu = EncoderSettings(Device("cpu"))
+    manifest = clip.bundle.manifest
+    with pytest.raises(
+        BundleError, match=r"visual\.onnx takes rows of shape \[64, 64, 3\], the manifest says \[32, 64, 3\]"
+    ):
+        ImageEncoder(_opened(clip, preprocess=replace(manifest.preprocess, size=(32, 64))), cpu)
+    for encoder in (ImageEncoder, TextEncoder):
+        with pytest.raises(BundleError, match=r"gives rows of shape \[32\], the manifest says \[16\]"):
+            encoder(_opened(clip, embedding_dim=16), cpu)
+    for precision in ("fp32", "fp16", "int8"):
+        settings = EncoderSettings(Device("cpu"), precision)  # type: ignore[arg-type]
+        TextEncoder(clip.bundle, settings), ImageEncoder(clip.bundle, settings)
+
+
+def test_a_graph_that_loads_but_does_not_run_is_the_bundle_s_fault(clip: Exported) -> None:
+    session = Session(clip.folder / "visual.onnx", device=Device("cpu"), precision="fp32")
+    with pytest.raises(BundleError, match=r"visual\.onnx: ONNX Runtime cannot run this graph"):
+        session.run(np.zeros((1, 32, 64, 3), np.uint8))
 
 
 def test_the_callers_arithmetic_stays_as_it_is(clip: Exported) -> None:

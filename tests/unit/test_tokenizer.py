@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import subprocess
 import sys
@@ -25,6 +26,12 @@ CONFIG = TokenizerConfig(
 )
 
 
+def opened(folder: Path, config: TokenizerConfig) -> Tokenizer:
+    """Open the file as it is now, with a manifest that agrees on its digest."""
+    digest = hashlib.sha256((folder / config.file).read_bytes()).hexdigest()
+    return Tokenizer.open(folder, replace(config, sha256=digest))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     backend = tokenizers.Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))  # noqa: S106
@@ -37,20 +44,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_ids_are_int64_of_fixed_length(folder: Path) -> None:
-    tokens = Tokenizer.open(folder, CONFIG).encode(["A red cat", "dog"])
+    tokens = opened(folder, CONFIG).encode(["A red cat", "dog"])
     assert tokens.ids.dtype == np.int64
     assert tokens.ids.tolist() == [[3, 4, 5, END, PAD], [UNKNOWN, END, PAD, PAD, PAD]]
     assert tokens.truncated.dtype == np.bool_
 
 
 def test_only_texts_that_lost_something_count_as_truncated(folder: Path) -> None:
-    tokens = Tokenizer.open(folder, CONFIG).encode(["a a a", "a a a a", "a a a a a", "a " * 1000])
+    tokens = opened(folder, CONFIG).encode(["a a a", "a a a a", "a a a a a", "a " * 1000])
     assert tokens.truncated.tolist() == [False, False, True, True]
     assert tokens.ids[1:, -1].tolist() == [END, END, END]
 
 
 def test_a_batch_is_no_different_from_single_texts(folder: Path) -> None:
-    tokenizer = Tokenizer.open(folder, CONFIG)
+    tokenizer = opened(folder, CONFIG)
     texts = ["a", "", "red cat", "a a a a a a", "red"]
     together = tokenizer.encode(texts)
     alone = [tokenizer.encode([text]) for text in texts]
@@ -59,31 +66,31 @@ def test_a_batch_is_no_different_from_single_texts(folder: Path) -> None:
 
 
 def test_an_empty_text_gives_special_ids_only(folder: Path) -> None:
-    tokens = Tokenizer.open(folder, CONFIG).encode(["", " \t\n"])
+    tokens = opened(folder, CONFIG).encode(["", " \t\n"])
     assert tokens.ids.tolist() == [[END, PAD, PAD, PAD, PAD]] * 2
     assert not tokens.truncated.any()
 
 
 def test_an_empty_batch_keeps_its_shape(folder: Path) -> None:
-    tokens = Tokenizer.open(folder, CONFIG).encode([])
+    tokens = opened(folder, CONFIG).encode([])
     assert tokens.ids.shape == (0, LENGTH)
     assert tokens.truncated.shape == (0,)
 
 
 def test_one_string_is_refused(folder: Path) -> None:
     with pytest.raises(TypeError, match="sequence of texts"):
-        Tokenizer.open(folder, CONFIG).encode("a red cat")
+        opened(folder, CONFIG).encode("a red cat")
 
 
 def test_the_manifest_decides_how_text_is_cleaned(folder: Path) -> None:
-    kept = Tokenizer.open(folder, replace(CONFIG, cleaning="whitespace")).encode(["CAT &amp;"])
-    dropped = Tokenizer.open(folder, replace(CONFIG, cleaning="canonicalize")).encode(["CAT &amp;"])
+    kept = opened(folder, replace(CONFIG, cleaning="whitespace")).encode(["CAT &amp;"])
+    dropped = opened(folder, replace(CONFIG, cleaning="canonicalize")).encode(["CAT &amp;"])
     assert kept.ids[0].tolist() == [UNKNOWN, 6, END, PAD, PAD]
     assert dropped.ids[0].tolist() == [5, END, PAD, PAD, PAD]
 
 
 def test_a_token_past_the_vocabulary_is_the_query_s_fault(folder: Path) -> None:
-    tokenizer = Tokenizer.open(folder, replace(CONFIG, vocab_size=6))
+    tokenizer = opened(folder, replace(CONFIG, vocab_size=6))
     assert tokenizer.encode(["a cat"]).ids.shape == (1, LENGTH)
     with pytest.raises(InvalidQueryError, match="cat & a"):
         tokenizer.encode(["a cat", "cat & a"])
@@ -117,7 +124,7 @@ def test_cleaning(how: Cleaning, text: str, expected: str) -> None:
 def test_a_damaged_file_is_named(folder: Path, content: bytes) -> None:
     (folder / CONFIG.file).write_bytes(content)
     with pytest.raises(BundleError, match=r"tokenizer\.json: not a tokenizer file"):
-        Tokenizer.open(folder, CONFIG)
+        opened(folder, CONFIG)
 
 
 def test_a_file_cut_anywhere_is_damaged(folder: Path) -> None:
@@ -125,7 +132,17 @@ def test_a_file_cut_anywhere_is_damaged(folder: Path) -> None:
     for size in range(0, len(whole), max(1, len(whole) // 40)):
         (folder / CONFIG.file).write_bytes(whole[:size])
         with pytest.raises(BundleError, match=r"tokenizer\.json"):
-            Tokenizer.open(folder, CONFIG)
+            opened(folder, CONFIG)
+
+
+def test_a_file_that_was_altered_is_refused(folder: Path) -> None:
+    """Two words that changed places give a tokenizer as good as any: only the digest can tell."""
+    before = (folder / CONFIG.file).read_text()
+    config = replace(CONFIG, sha256=hashlib.sha256(before.encode()).hexdigest())
+    (folder / CONFIG.file).write_text(before.replace('"red": 4', '"red": 5').replace('"cat": 5', '"cat": 4'))
+    assert opened(folder, CONFIG).encode(["red"]).ids[0][0] == 5
+    with pytest.raises(BundleError, match=r"tokenizer\.json was altered after the export"):
+        Tokenizer.open(folder, config)
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
@@ -139,7 +156,7 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 )
 def test_a_file_made_for_another_manifest_is_refused(folder: Path, config: TokenizerConfig) -> None:
     with pytest.raises(BundleError, match="the manifest says"):
-        Tokenizer.open(folder, config)
+        opened(folder, config)
 
 
 def test_neither_torch_nor_open_clip_is_imported() -> None:
@@ -171,6 +188,6 @@ def test_equally_good_splits_are_decided_as_before_saving(tmp_path: Path) -> Non
         made.save(str(tmp_path / CONFIG.file))
         expected = made.encode("no" * 60).ids
         changed += tokenizers.Tokenizer.from_file(str(tmp_path / CONFIG.file)).encode("no" * 60).ids != expected
-        ours = Tokenizer.open(tmp_path, replace(CONFIG, context_length=40)).encode(["no" * 60])
+        ours = opened(tmp_path, replace(CONFIG, context_length=40)).encode(["no" * 60])
         assert ours.ids[0].tolist() == expected
     assert changed
