@@ -83,8 +83,19 @@ class Bundle:
         return Tokenizer.open(self.directory, self.manifest.tokenizer)
 
     def golden(self) -> GoldenSet:
-        """The golden set that `verify` compares with."""
-        return GoldenSet.load(self.directory)
+        """The golden set that `verify` compares with.
+
+        Raises:
+            BundleError: missing, damaged, or of another dimension than the manifest says.
+        """
+        found = GoldenSet.load(self.directory)
+        for vectors in (found.image_vectors, found.text_vectors):
+            if vectors.ndim != 2 or vectors.shape[1] != self.embedding_dim:
+                raise BundleError(
+                    f"bundle {self.directory}: {golden.FILE} holds vectors of shape {list(vectors.shape)}, "
+                    f"the manifest says {self.embedding_dim} dimensions"
+                )
+        return found
 
     def check_hashes(self, *graphs: Graph, on_bytes: Callable[[int], object] | None = None) -> None:
         """Re-read files and compare their SHA-256 with the manifest: the given graphs, or everything.

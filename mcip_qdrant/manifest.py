@@ -5,6 +5,7 @@ Field-by-field documentation: docs/bundle-format.md.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_h
 from mcip_qdrant.errors import BundleError
 
 FORMAT_VERSION = 1
+_OWN_DIGEST = "manifest_sha256"
 
 _T = TypeVar("_T")
 
@@ -154,15 +156,17 @@ class Manifest:
             raise BundleError("embedding_dim or space_id makes no sense")
 
     def to_json(self) -> str:
-        """Readable JSON, keys in field order, ending with a newline."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """Readable JSON, keys in field order and then `manifest_sha256` over all of them, ending with a newline."""
+        described = asdict(self)
+        return json.dumps({**described, _OWN_DIGEST: _digest(described)}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Parse and check.
 
         Raises:
-            BundleError: not JSON, another format version, a field missing, unknown or of the wrong kind.
+            BundleError: not JSON, another format version, a field missing, unknown or of the wrong kind, or altered since it was
+                written.
         """
         try:
             raw = json.loads(text)
@@ -178,6 +182,9 @@ class Manifest:
                 f"bundle format version is {version!r}, this mcip-qdrant reads {FORMAT_VERSION}: "
                 "export the checkpoint again with this version, or install the version that wrote the bundle"
             )
+        # Written from 0.1.0 on; bundles made before it have none.
+        expected = raw.pop(_OWN_DIGEST, None)
+        found = _digest(raw)
         try:
             raw["preprocess"] = Preprocess.parse(raw["preprocess"])
             raw["tokenizer"] = _build(TokenizerConfig, raw["tokenizer"])
@@ -186,11 +193,19 @@ class Manifest:
             raw["graphs"] = tuple(
                 _build(Graph, {**graph, "parity": _build(Parity, graph["parity"])}) for graph in raw["graphs"]
             )
-            return _build(cls, raw)
+            manifest = _build(cls, raw)
+            if expected not in (None, found):
+                raise BundleError(f"altered after the export ({_OWN_DIGEST} differs); copy it again")
+            return manifest
         except BundleError as exc:
             raise BundleError(f"manifest: {exc}") from exc
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise BundleError(f"manifest: {type(exc).__name__}: {exc}") from exc
+
+
+def _digest(described: Mapping[str, Any]) -> str:
+    canonical = json.dumps(described, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _build(kind: type[_T], raw: Mapping[str, Any]) -> _T:

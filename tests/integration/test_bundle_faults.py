@@ -20,9 +20,13 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def _manifest(folder: Path, **changes: object) -> None:
+def _manifest(folder: Path, *, sealed: bool = False, **changes: object) -> None:
+    """Alter the manifest; its digest over itself goes, as if the bundle were older, or stays and is wrong now."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    described = json.loads(path.read_text()) | changes
+    if not sealed:
+        del described["manifest_sha256"]
+    path.write_text(json.dumps(described))
 
 
 # What is done to a bundle, what the message names, and who must refuse it.
@@ -44,6 +48,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "missing golden set": (lambda folder: (folder / "golden.npz").unlink(), "golden.npz", ("verify", "ingest")),
     "missing tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json", ("verify", "ingest")),
     "later format": (lambda folder: _manifest(folder, format_version=99), "99", ALL),
+    "altered space_id": (lambda folder: _manifest(folder, sealed=True, space_id="0" * 64), "manifest_sha256", ALL),
+    "wrong dimension": (lambda folder: _manifest(folder, embedding_dim=16), "16 dimensions", ("verify", "ingest")),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json", ALL),
     "manifest is not JSON": (lambda folder: (folder / "manifest.json").write_text("{"), "manifest", ALL),
 }

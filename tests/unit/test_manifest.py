@@ -16,7 +16,9 @@ from unit_support import manifest
 from mcip_qdrant.errors import BundleError
 from mcip_qdrant.manifest import FORMAT_VERSION, Graph, Manifest, Preprocess
 
-GOOD = json.loads(manifest().to_json())
+WRITTEN = json.loads(manifest().to_json())
+# Without the digest over itself, so that what is altered below is judged for what it is.
+GOOD = {name: value for name, value in WRITTEN.items() if name != "manifest_sha256"}
 
 
 def places(raw: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -58,7 +60,34 @@ def test_round_trip() -> None:
     assert Manifest.from_json(text).to_json() == text
     assert text.endswith("}\n")
     assert "größe" in text
-    assert list(json.loads(text)) == list(GOOD)
+    assert list(json.loads(text)) == [*GOOD, "manifest_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("space_id",), "0" * 64),
+        (("embedding_dim",), 9),
+        (("preprocess", "resize_mode"), "squash"),
+        (("preprocess", "mean"), [0.5, 0.25, 0.126]),
+        (("source", "more"), 1),
+        (("manifest_sha256",), "0" * 64),
+        (("manifest_sha256",), 5),
+    ],
+)
+def test_a_manifest_that_was_altered_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    """Every one of these is a good manifest by itself, and some would make a collection of other vectors."""
+    raw = copy.deepcopy(WRITTEN)
+    at(raw, path[:-1])[path[-1]] = value
+    assert "manifest_sha256 differs" in refused(json.dumps(raw))
+    if path != ("manifest_sha256",):
+        del raw["manifest_sha256"]  # a bundle of before it: taken at its word
+        Manifest.from_json(json.dumps(raw))
+
+
+def test_how_the_json_is_laid_out_does_not_matter() -> None:
+    turned = dict(reversed(WRITTEN.items()))
+    assert Manifest.from_json(json.dumps(turned, indent=None)) == manifest()
 
 
 def test_what_comes_back_has_the_right_types() -> None:
