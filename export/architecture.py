@@ -85,12 +85,20 @@ def resolve_architecture(
         base: the registered tag that a checkpoint file was fine-tuned from.
 
     Raises:
-        ExportError: unknown name or tag; the registered tags disagree and nobody said which one applies.
+        ExportError: unknown name or tag; arguments that contradict each other; the registered tags disagree and nobody said which
+            one applies.
     """
     preset = PRESETS.get(model)
     if preset is not None:
-        model, base = preset.model, base or preset.base_tag
+        if base not in (None, preset.base_tag):
+            raise ExportError(f"--model {model} follows the tag {preset.base_tag!r}; --base {base} contradicts it")
+        model, base = preset.model, preset.base_tag
     if model.startswith(LOCAL_PREFIX):
+        if pretrained or base:
+            raise ExportError(
+                f"--model {model}: --base and --pretrained name registered tags, and a folder has none. Its settings are those of its "
+                "open_clip_config.json, its weights come by --checkpoint"
+            )
         return _local_architecture(model, quick_gelu)
     config = open_clip.get_model_config(model)
     if config is None:
@@ -105,6 +113,9 @@ def resolve_architecture(
     if quick_gelu is False and config.get("quick_gelu"):
         raise ExportError(f"--model {model} is itself a QuickGELU architecture; --no-quick-gelu contradicts it")
     activation = _agreed_activation(model, config, tags, quick_gelu)
+    if chosen is not None and quick_gelu is not None and quick_gelu != (_activation_of(tags[chosen]) == "quick_gelu"):
+        said, meant = ("--quick-gelu", "GELU") if quick_gelu else ("--no-quick-gelu", "QuickGELU")
+        raise ExportError(f"the tag {chosen!r} of {model} was trained with {meant}; {said} contradicts it")
     matching = {tag: cfg for tag, cfg in tags.items() if _activation_of(cfg) == activation} or tags
     preprocess = _agreed_preprocess(model, matching)
     decided_by = f"tag {chosen}" if chosen else f"registered tags of {model}: {', '.join(sorted(matching))}"

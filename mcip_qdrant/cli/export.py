@@ -84,9 +84,9 @@ def export_command(
     """
     if (checkpoint is None) == (pretrained is None):
         raise click.UsageError("give exactly one of --checkpoint FILE and --pretrained TAG")
-    if quick_gelu is not None and pretrained is not None:
+    if pretrained is not None and (quick_gelu is not None or base is not None):
         raise click.UsageError(
-            "--pretrained TAG follows the tag's own activation; leave out --quick-gelu / --no-quick-gelu"
+            "--pretrained TAG follows the tag's own settings; leave out --quick-gelu / --no-quick-gelu and --base"
         )
     click.echo("loading torch and open_clip …", err=True)
     with needs_extra("cpu,export", "export"):

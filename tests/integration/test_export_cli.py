@@ -69,6 +69,7 @@ def test_wrong_usage(clip: Exported, tmp_path: Path) -> None:
         ((), "exactly one of --checkpoint FILE and --pretrained TAG"),
         (("--checkpoint", clip.checkpoint, "--pretrained", "openai"), "exactly one of"),
         (("--pretrained", "openai", "--quick-gelu"), "leave out --quick-gelu"),
+        (("--pretrained", "openai", "--base", "nonsense"), "and --base"),
         (("--checkpoint", clip.checkpoint, "--precision", "fp8"), "fp32, fp16 and int8"),
     ):
         assert words in run("export", "--model", clip.name, *output, *arguments, cwd=tmp_path, expect=2).err

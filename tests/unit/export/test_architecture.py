@@ -52,9 +52,32 @@ def test_ambiguous_preprocessing_is_refused() -> None:
     assert resolve_architecture("ViT-L-14", base="datacomp_xl_s13b_b90k").preprocess["mean"] != [0.5, 0.5, 0.5]
 
 
-def test_contradiction_is_refused() -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"model": "ViT-B-32-quickgelu", "quick_gelu": False},
+        {"model": "mcip-vit-l-14-336", "quick_gelu": False},
+        {"model": "mcip-vit-so400m-14-siglip-384", "quick_gelu": True},
+        {"model": "mcip-vit-l-14-336", "base": "webli"},
+        {"model": "ViT-L-14-336", "base": "openai", "quick_gelu": False},
+        {"model": "ViT-B-32", "base": "laion2b_s34b_b79k", "quick_gelu": True},
+    ],
+)
+def test_contradiction_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ExportError, match="contradicts"):
-        resolve_architecture("ViT-B-32-quickgelu", quick_gelu=False)
+        resolve_architecture(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arguments", [{"model": "mcip-vit-l-14-336", "quick_gelu": True, "base": "openai"}])
+def test_saying_what_is_known_is_no_contradiction(arguments: dict[str, object]) -> None:
+    assert resolve_architecture(**arguments).activation == "quick_gelu"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tag", ["base", "pretrained"])
+def test_a_local_folder_has_no_tags(tmp_path: Path, tag: str) -> None:
+    name = models.write_config(tmp_path / "mine", models.TINY_CLIP, models.CLIP_PREPROCESS)
+    with pytest.raises(ExportError, match="a folder has none"):
+        resolve_architecture(name, **{tag: "openai"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
