@@ -42,7 +42,8 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_HEIGHT = 258, 322, 323  # TIFF tags
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT = 258, 262, 322, 323, 339  # TIFF tags
+_GREY_STEPS: Final = {"L;2": 85, "L;4": 17}  # Pillow's raw modes
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +140,16 @@ def _refuse_bombs(image: Image.Image, data: bytes, limits: DecodeLimits) -> None
 def _to_rgb(image: Image.Image) -> Image.Image:
     if min(image.size) < 1:
         raise ImageError(Reason.CORRUPT, f"the picture has no pixels ({image.width} x {image.height})")
+    # Before load, which forgets how many bits the file had.
+    tiles = getattr(image, "tile", None)
+    grey_step = _GREY_STEPS.get(tiles[0][3], 1) if tiles and image.format == "PNG" else 1
     image.load()
     # After load: PNG may keep its EXIF behind the pixels, and TIFF turns itself upright while loading.
     turn = _UPRIGHT.get(_orientation(image))
     if image.mode.startswith("I") or image.mode == "F":
         rgb = _eight_bits(image).convert("RGB")
-    elif image.mode == "LAB":
-        rgb = _from_lab(image)
     elif image.has_transparency_data:
-        rgb = _on_white(image)
+        rgb = _on_white(image, grey_step)
     else:
         rgb = image if image.mode == "RGB" else image.convert("RGB")
     return rgb if turn is None else rgb.transpose(turn)
@@ -161,8 +163,12 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _on_white(image: Image.Image, grey_step: int) -> Image.Image:
     key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int) and grey_step > 1:
+        # PNG of 2 or 4 bits: Pillow spreads the pixels over 0..255, and leaves the key as it was.
+        image = image.copy()
+        image.info["transparency"] = key * grey_step
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         # 16-bit PNG: Pillow keeps the high byte of the pixels but both of the key, and would compare the low one.
         image = image.copy()
@@ -173,22 +179,21 @@ def _on_white(image: Image.Image) -> Image.Image:
     return canvas
 
 
-def _from_lab(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms  # Pillow 12 does not convert LAB by itself
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
-
-
 def _eight_bits(image: Image.Image) -> Image.Image:
     """I;16 (any byte order), I and F -> L; Pillow's own conversion would clip at 255."""
     values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    white_is_zero = tags.get(_PHOTOMETRIC) == 0  # Pillow turns such TIFFs round where they have 8 bits or fewer
     if image.mode == "F":
         values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
-        eight = np.rint(np.clip(values * (255.0 if values.max() <= 1.0 else 1.0), 0.0, 255.0))
+        levels = np.clip(values * (255.0 if values.max() <= 1.0 else 1.0), 0.0, 255.0)
+        eight = np.rint(255.0 - levels if white_is_zero else levels)
     else:
-        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
-        eight = np.clip(values, 0, 65535) >> (4 if bits == (12,) else 8)
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))
+        if bits == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
+            values = values.view(np.uint32)  # Pillow has signed ones only
+        sixteen = np.clip(values, 0, 65535)
+        eight = (65535 - sixteen if white_is_zero else sixteen) >> (4 if bits == (12,) else 8)
         key = image.info.get("transparency")
         if isinstance(key, int):
             eight = np.where(values == key, 255, eight)

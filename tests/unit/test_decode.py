@@ -180,6 +180,15 @@ def test_colour_keys_are_laid_on_white() -> None:
     assert pixels(decode(saved(grey, "PNG", transparency=5)).rgb) == [[WHITE, (6,) * 3]]
     colour = picture([[A, F]])
     assert pixels(decode(saved(colour, "PNG", transparency=F)).rgb) == [[A, WHITE]]
+    for depth, row, key, wanted in (
+        (4, b"\x50\xf3", 5, (255, 0, 255, 51)),
+        (4, b"\x50\xf3", 0, (85, 255, 255, 51)),
+        (2, b"\x4e", 1, (255, 0, 255, 170)),
+        (1, b"\x50", 0, (255, 255, 255, 255)),
+        (1, b"\x50", 1, (0, 255, 0, 255)),
+    ):
+        low = png(4, 1, depth, 0, b"\0" + row, (b"tRNS", struct.pack(">H", key)))
+        assert pixels(decode(low).rgb) == [[(value,) * 3 for value in wanted]], (depth, key)
     deep = png(2, 1, 16, 0, b"\0" + struct.pack(">HH", 0x1234, 0x3412), (b"tRNS", struct.pack(">H", 0x1234)))
     assert pixels(decode(deep).rgb) == [[WHITE, (0x34,) * 3]]
     # The second pixel's high bytes equal the key's low bytes: a comparison of those would make it transparent.
@@ -211,6 +220,23 @@ def test_other_depths() -> None:
     # Two 12-bit pixels, 0x800 and 0xFFF, in three bytes.
     twelve = tiff(b"\x80\x0f\xff", {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3})
     assert pixels(decode(twelve).rgb) == [[(128,) * 3, WHITE]]
+
+
+def test_grey_tiff_where_white_is_zero() -> None:
+    eight = np.array([[0, 128, 255]], dtype=np.uint8)
+    sixteen = np.array([[0, 0x8000, 0xFFFF]], dtype=np.uint16)
+    unit = np.array([[0.0, 0.25, 1.0]], dtype=np.float32)
+    for values, middle in ((eight, 127), (sixteen, 127), (unit, 191)):
+        sizes = {256: 3, 257: 1, 258: 8 * values.itemsize, 259: 1, 262: 0, 273: 8, 277: 1, 278: 1, 279: values.nbytes}
+        kind = {339: 3} if values.dtype == np.float32 else {}
+        assert pixels(decode(tiff(values.tobytes(), sizes | kind)).rgb) == [[WHITE, (middle,) * 3, BLACK]]
+
+
+def test_unsigned_32_bits_are_clipped_like_signed_ones() -> None:
+    values = np.array([[0x1234, 0x80000000, 0xFFFFFFFF]], dtype=np.uint32)
+    tags = {256: 3, 257: 1, 258: 32, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 12}
+    for kind in ({}, {339: 1}):
+        assert pixels(decode(tiff(values.tobytes(), tags | kind)).rgb) == [[(0x12,) * 3, WHITE, WHITE]]
 
 
 def test_print_and_video_colours() -> None:
