@@ -49,6 +49,8 @@ class Architecture:
     preprocess: Mapping[str, Any]
     config: Mapping[str, Any]
     decided_by: str
+    checkpoint_url: str | None = None
+    """Where the weights of a preset are released."""
 
     @property
     def text_config(self) -> Mapping[str, Any]:
@@ -119,7 +121,8 @@ def resolve_architecture(
     matching = {tag: cfg for tag, cfg in tags.items() if _activation_of(cfg) == activation} or tags
     preprocess = _agreed_preprocess(model, matching)
     decided_by = f"tag {chosen}" if chosen else f"registered tags of {model}: {', '.join(sorted(matching))}"
-    return Architecture(model, activation, preprocess, config, decided_by)
+    url = preset.checkpoint_url if preset is not None else None
+    return Architecture(model, activation, preprocess, config, decided_by, url)
 
 
 def _local_architecture(model: str, quick_gelu: bool | None) -> Architecture:
@@ -127,7 +130,7 @@ def _local_architecture(model: str, quick_gelu: bool | None) -> Architecture:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         config, given = described["model_cfg"], described["preprocess_cfg"]
-        _ = config["vision_cfg"], config["text_cfg"], config["embed_dim"]
+        _ = dict(config["vision_cfg"]), dict(config["text_cfg"]), config["embed_dim"]
         preprocess = {**_DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise ExportError(

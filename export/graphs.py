@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import onnx
 import torch
 
 from mcip_qdrant.errors import ExportError
+from mcip_qdrant.export.quiet import quiet_logging
 from mcip_qdrant.manifest import Precision
 
 # Opset 23's Attention operator is miscomputed or missing in several execution providers; 18 is what the exporter builds natively.
@@ -86,17 +86,13 @@ def _quiet() -> Iterator[None]:
     MultiheadAttention's fast path, which has no ONNX form and engages exactly in eval mode without gradients, is off meanwhile.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    root = logging.getLogger()
-    level = root.level
     torch.backends.mha.set_fastpath_enabled(False)
-    root.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with quiet_logging(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        root.setLevel(level)
 
 
 def export_variant(source: Path, target: Path, precision: Precision, *, external_data_above: int) -> None:

@@ -34,7 +34,12 @@ def load_reference_tokenizer(model_name: str, text_cfg: Mapping[str, Any], token
         ExportError: the files cannot be had (the message says which and from where), are not a tokenizer, or were given
             for a model that needs none.
     """
-    options = dict(text_cfg.get("tokenizer_kwargs") or {})
+    given = text_cfg.get("tokenizer_kwargs") or {}
+    if not isinstance(given, Mapping):
+        raise ExportError(
+            f"tokenizer: tokenizer_kwargs of the model's configuration is {given!r} instead of names and values"
+        )
+    options = dict(given)
     length = text_cfg.get("context_length") or DEFAULT_CONTEXT_LENGTH
     repository = text_cfg.get("hf_tokenizer_name")
     if not repository:

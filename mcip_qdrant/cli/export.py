@@ -10,6 +10,7 @@ import click
 from tqdm import tqdm
 
 from mcip_qdrant.cli.options import ANY_PATH
+from mcip_qdrant.export.presets import PRESETS
 from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.manifest import Precision
 
@@ -21,20 +22,27 @@ def _precisions(_context: click.Context, _parameter: click.Parameter, value: str
     return cast("tuple[Precision, ...]", chosen)
 
 
-@click.command("export")
+_RELEASED = "\n".join(f"  {name}: {preset.checkpoint_url}" for name, preset in PRESETS.items())
+
+
+@click.command("export", epilog=f"\b\nThe released checkpoints of the presets:\n{_RELEASED}")
 @click.option(
     "--model",
     required=True,
     metavar="NAME",
-    help="Preset mcip-vit-l-14-336 or mcip-vit-so400m-14-siglip-384, any open_clip architecture name, or local-dir:DIR with "
+    help=f"Preset {' or '.join(PRESETS)}, any open_clip architecture name, or local-dir:DIR with "
     "open_clip's open_clip_config.json.",
 )
 @click.option(
     "--checkpoint",
     type=ANY_PATH,
-    help="Weights: .pth, .pt or .safetensors; code in it is refused, never run.",
+    help="Weights: .pth, .pt or .safetensors; code in it is refused, never run. Either this or --pretrained.",
 )
-@click.option("--pretrained", metavar="TAG", help="Weights: a tag that open_clip has registered (downloaded).")
+@click.option(
+    "--pretrained",
+    metavar="TAG",
+    help="Weights: a tag that open_clip has registered (downloaded). Either this or --checkpoint.",
+)
 @click.option("--output", required=True, type=ANY_PATH, help="Bundle directory to write.")
 @click.option(
     "--tokenizer",
@@ -72,6 +80,8 @@ def export_command(
     force: bool,
 ) -> None:
     """Turn an open_clip checkpoint into a verified ONNX bundle.
+
+    The weights come from exactly one of --checkpoint FILE and --pretrained TAG.
 
     Every graph is compared with torch on 64 pictures and 64 texts before anything is written; a variant that misses its bound
     fails the export.

@@ -283,3 +283,8 @@ def test_a_siglip_name_without_a_tokenizer_is_not_taken_for_clip() -> None:
 def test_unknown_options_are_reported() -> None:
     with pytest.raises(ExportError, match="does not accept"):
         load_reference_tokenizer("m", {"tokenizer_kwargs": {"colour": "red"}})
+
+
+def test_tokenizer_kwargs_that_are_none() -> None:
+    with pytest.raises(ExportError, match="tokenizer_kwargs of the model's configuration is 5"):
+        load_reference_tokenizer("local-dir:x", {"tokenizer_kwargs": 5})
