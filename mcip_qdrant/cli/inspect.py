@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from mcip_qdrant.cli.options import ANY_PATH, json_option
+from mcip_qdrant.cli.bundle_argument import bundle_argument
+from mcip_qdrant.cli.options import json_option
 from mcip_qdrant.manifest import Manifest
 
 
 @click.command("inspect")
-@click.argument("directory", type=ANY_PATH)
+@bundle_argument
 @json_option
 def inspect_command(directory: Path, as_json: bool) -> None:
     """Show what a bundle holds: model, preprocessing, graphs with their parity, space_id."""

@@ -10,13 +10,14 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from mcip_qdrant.cli.options import ANY_PATH, device_option, json_option, precision_option
+from mcip_qdrant.cli.bundle_argument import bundle_argument
+from mcip_qdrant.cli.options import device_option, json_option, precision_option
 from mcip_qdrant.errors import ConfigurationError
 from mcip_qdrant.manifest import Precision
 
 
 @click.command("verify")
-@click.argument("directory", type=ANY_PATH)
+@bundle_argument
 @device_option
 @precision_option
 @json_option

@@ -143,6 +143,23 @@ def test_good_bundles(clip: Exported, other_clip: Exported, tmp_path: Path) -> N
     assert run("inspect", clip.folder, "--json", cwd=tmp_path).json["space_id"] == clip.bundle.space_id
 
 
+def test_the_bundle_may_come_by_argument_flag_or_environment(clip: Exported, tmp_path: Path) -> None:
+    by_name = {"MCIP_QDRANT_BUNDLE": str(clip.folder)}
+    given = [
+        ((clip.folder,), None),
+        (("--bundle", clip.folder), None),
+        ((), by_name),
+        ((clip.folder,), {"MCIP_QDRANT_BUNDLE": "none"}),
+    ]
+    for arguments, environment in given:
+        said = run("inspect", *arguments, "--json", cwd=tmp_path, env=environment)
+        assert said.json["space_id"] == clip.bundle.space_id
+    assert run("verify", "--json", cwd=tmp_path, env=by_name).json["passed"]
+    for command in ("inspect", "verify"):
+        assert "MCIP_QDRANT_BUNDLE" in run(command, cwd=tmp_path, expect=2).err
+        assert "give the bundle once" in run(command, "a", "--bundle", "b", cwd=tmp_path, expect=2).err
+
+
 def test_vectors_that_differ_are_refused(clip: Exported, other_clip: Exported, tmp_path: Path) -> None:
     """A bundle in itself consistent, whose graph is another model's: only the golden vectors can tell."""
     import hashlib
