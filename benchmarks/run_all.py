@@ -34,7 +34,9 @@ def main() -> None:
     script = Script(__doc__ or "", rounds=0)
     script.parser.set_defaults(rounds=None)
     script.parser.add_argument("--photos", type=Path, help="camera-size JPEGs of your own: see ingest_large.py --help")
-    script.parser.add_argument("--only", nargs="+", choices=(*SCRIPTS, *QUERIES, "decode_preprocess"), help="run these and print")
+    script.parser.add_argument(
+        "--only", nargs="+", choices=(*SCRIPTS, *QUERIES, "decode_preprocess"), help="run these and print"
+    )
     options = script.parse()
     load = os.getloadavg()[0]
     if load > 0.3:
