@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from mcip_qdrant.cli.eval_options import EvalOptions
 from mcip_qdrant.cli.options import on_one_line
+from mcip_qdrant.cli.streams import echo_json
 from mcip_qdrant.errors import SourceError
 from mcip_qdrant.extras import needs_extra
 
@@ -118,6 +118,6 @@ def _say(report: Report, *, as_json: bool) -> None:
     for failure in report.first.failures:
         click.echo(f"left out: {failure.reason}: {on_one_line(failure.message)}", err=True)
     if as_json:
-        click.echo(json.dumps(to_json(report), indent=2, allow_nan=False))
+        echo_json(to_json(report))
     else:
         click.echo("\n".join(on_one_line(line) for line in as_text(report).split("\n")))

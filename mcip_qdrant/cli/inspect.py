@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from mcip_qdrant.cli.bundle_argument import bundle_argument
 from mcip_qdrant.cli.options import json_option
+from mcip_qdrant.cli.streams import echo_json
 from mcip_qdrant.manifest import Manifest
 
 
@@ -20,7 +22,10 @@ def inspect_command(directory: Path, as_json: bool) -> None:
     from mcip_qdrant.bundle import Bundle
 
     manifest = Bundle.open(directory).manifest
-    click.echo(manifest.to_json().rstrip() if as_json else "\n".join(_summary(manifest)))
+    if as_json:
+        echo_json(json.loads(manifest.to_json()))
+    else:
+        click.echo("\n".join(_summary(manifest)))
 
 
 def _summary(manifest: Manifest) -> list[str]:

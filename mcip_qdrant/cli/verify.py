@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from mcip_qdrant.cli.bundle_argument import bundle_argument
 from mcip_qdrant.cli.options import device_option, json_option, precision_option
+from mcip_qdrant.cli.streams import echo_json
 from mcip_qdrant.errors import ConfigurationError
 from mcip_qdrant.manifest import Precision
 
@@ -41,11 +41,7 @@ def verify_command(directory: Path, device: str, precision: Precision | None, as
         checks = verify(bundle, device=Device.parse(device), precision=precision, on_item=bar.update)
     if as_json:
         rows = [{**asdict(check), "passed": check.passed} for check in checks]
-        click.echo(
-            json.dumps(
-                {"space_id": bundle.space_id, "passed": all(check.passed for check in checks), "graphs": rows}, indent=2
-            )
-        )
+        echo_json({"space_id": bundle.space_id, "passed": all(check.passed for check in checks), "graphs": rows})
     else:
         for check in checks:
             verdict = "ok" if check.passed else "FAILED"
