@@ -119,7 +119,10 @@ def _open(data: bytes, limits: DecodeLimits) -> Image.Image:
         for name in limits.formats:
             accept = Image.OPEN[name][1]
             if accept is not None and accept(data[:16]) is True:
-                raise ImageError(Reason.CORRUPT, f"the file begins like {name} but its header cannot be read") from None
+                raise ImageError(
+                    Reason.CORRUPT,
+                    f"the file begins like {name}, but its header is damaged or of a kind that Pillow does not know",
+                ) from None
         message = f"not a picture in a format read here ({', '.join(limits.formats)})"
         raise ImageError(Reason.NOT_AN_IMAGE, message) from None
 
