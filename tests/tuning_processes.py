@@ -36,13 +36,14 @@ def train(settings: Sequence[dict[str, Any]]) -> None:
         run(TuneConfig(**options))
 
 
-def train_until_killed(place: int | None, options: dict[str, Any]) -> None:
-    """A training run that gets SIGKILL when it opens its `place`-th image file."""
+def train_until_killed(place: int | None, options: dict[str, Any], written: str | None) -> None:
+    """A training run that gets SIGKILL when it opens its `place`-th image file, or is about to rename a file to `written`."""
     left = place or 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
-        if event == "open" and str(arguments[0]).endswith(".jpg"):
+        opened = event == "open" and written is None and str(arguments[0]).endswith(".jpg")
+        if opened or (event == "os.rename" and written is not None and str(arguments[1]).endswith(written)):
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -64,9 +65,12 @@ def train_as_rank(rank: int, world_size: int, port: int, settings: Sequence[dict
     train(settings)
 
 
-def train_killed_at(place: int | None, options: dict[str, Any]) -> int | None:
-    """Exit code of a run that is killed when it opens its `place`-th image, or goes on to its end with None."""
-    process = start(train_until_killed, place, options)
+def train_killed_at(place: int | None, options: dict[str, Any], *, written: str | None = None) -> int | None:
+    """Exit code of a run that is killed at its `place`-th image, or the `place`-th time that the file `written` is ready.
+
+    With None it goes on to its end.
+    """
+    process = start(train_until_killed, place, options, written)
     process.join(TIMEOUT_S)
     return process.exitcode
 

@@ -98,7 +98,7 @@ _run_options = _stacked(
         type=click.IntRange(min=0),
         default=500,
         show_default=True,
-        help="Steps between saved states: what a kill can cost.",
+        help="Steps between saved states: what a kill can cost. A new best is saved at once; 0 saves at evaluations only.",
     ),
     click.option(
         "--max-unreadable",

@@ -31,7 +31,8 @@ class TuneConfig:
         metric: what "best" means: `image-map` (full-ranking mAP, query out), `text-recall` (text-to-image recall@5), their
             `mean`, or `last` (no evaluation: the newest weights). None: image-map for gpr and mcip, else text-recall.
         loaders: processes that decode images; None: none on a CPU, up to 8 for a GPU.
-        save_every: steps between saved states; 0 saves at evaluations only.
+        save_every: steps between saved states; a new best is saved at once. 0 saves at evaluations only, at ends of epochs with
+            the metric `last`.
         accept_changes: go on from a saved state although hyper-parameters differ.
         restart: throw a saved state away.
         max_unreadable: share of drawn images, 0..1, that may fail to decode before the run stops.

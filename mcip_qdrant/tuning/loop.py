@@ -83,17 +83,29 @@ class Loop:
             self.state.step = step + 1
             self.listener.values(step + 1, values)
             self.listener.advance(1)
-            last = self.state.step == steps
-            if last or self.state.step % every == 0:
-                self._evaluate()
-            if last or (self.save_every and self.state.step % self.save_every == 0):
-                self._save()
+            self._keep(steps, every)
         return self._stops_early() and self.state.step < steps
+
+    def _keep(self, steps: int, every: int) -> None:
+        """Evaluate and save what is due after a step."""
+        step = self.state.step
+        last = step == steps
+        evaluated = last or step % every == 0
+        better = evaluated and self._evaluate()
+        due = step % self.save_every == 0 if self.save_every else evaluated
+        # The state first: it holds the best weights too, so a kill before the second file loses nothing (see _restore), and
+        # a run that goes on from any state knows how good the weights in the model file are.
+        if better or last or due:
+            self._save()
+        if better:
+            self._write_model()
 
     def _batches(self) -> Iterator[tuple[int, Batch]]:
         return self.batches.starting_at(self.state.step) if self.state.step < self.batches.order.steps else iter(())
 
     def _test_every(self) -> int:
+        if self.grade is None:
+            return self.batches.order.steps_per_epoch
         return max(1, math.ceil(self.batches.order.steps_per_epoch / self.hyper.tests_per_epoch))
 
     def _stops_early(self) -> bool:
@@ -166,21 +178,20 @@ class Loop:
             raise TuningError(failure)
         return float(grade)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Whether the weights are the ones to keep."""
         state = self.state
         if self.grade is None:
             state.best_step = state.step
-            if state.step % self.batches.order.steps_per_epoch == 0:
-                self._write_model()
-            return
+            return True
         metric = self._measure()
         state.history.append([float(state.step), metric])
         self.listener.values(state.step, {"metric": metric})
         if state.best is None or metric > state.best:
             state.best, state.best_step, state.without_gain = metric, state.step, 0
-            self._write_model()
-        else:
-            state.without_gain += 1
+            return True
+        state.without_gain += 1
+        return False
 
     def _write_model(self) -> None:
         if self.together.first:
@@ -211,6 +222,8 @@ class Loop:
         if self.state.scaler:
             self.scaler.load_state_dict(self.state.scaler)
         self.state.moving, self.state.optimizer = {}, {}
+        if self.state.best_step == self.state.step:
+            self._write_model()
 
 
 @contextmanager

@@ -61,23 +61,24 @@ def test_killed_at_any_step_it_goes_on_as_if_nothing_had_been(home: Path) -> Non
         "device": "cpu",
     }
 
-    def start_run(output: str, place: int | None) -> int | None:
-        return train_killed_at(place, {**options, "output": home / output})
+    def start_run(output: str, place: int | None, written: str | None = None) -> int | None:
+        return train_killed_at(place, {**options, "output": home / output}, written=written)
 
     assert start_run("whole", None) == 0
     images, held = (CLASSES - 2) * IMAGES, 2 * IMAGES
     whole = json.loads((home / "whole/report.json").read_text())
     assert whole["steps"] == 2 * (images // 4) == 18
-    # Each start opens the validation images at its first evaluation (at step 0 or 5), and four images a step.
+    # Each start opens the validation images at its first evaluation (at step 0, 5 or 10), and four images a step. The first
+    # evaluation is the best so far, so its state is saved at once.
     kills = {
-        "in the second step": (held + 4 + 2, None),
-        "in the fifth step, past the first state": (held + 4 * 4 + 1, 3),
-        "between an evaluation that may have written model.pth and the next state": (2 * 4 + held + 1, 3),
-        "in an evaluation": (2 * 4 + 3, 3),
-        "in the second epoch": (2 * 4 + held + 5 * 4 + 2, 9),
+        "in the second step": (held + 4 + 2, None, None),
+        "in the fifth step, past the first state": (held + 4 * 4 + 1, None, 3),
+        "in an evaluation": (2 * 4 + 3, None, 3),
+        "between the state of the best weights and their own file": (1, "model.pth", 5),
+        "in the second epoch": (5 * 4 + held + 2, None, 9),
     }
-    for where, (place, saved) in kills.items():
-        assert start_run("killed", place) == -signal.SIGKILL, where
+    for where, (place, written, saved) in kills.items():
+        assert start_run("killed", place, written) == -signal.SIGKILL, where
         state = load_state(home / "killed")
         assert (state and state.step) == saved, where
         assert not (home / "killed/report.json").exists()

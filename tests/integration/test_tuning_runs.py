@@ -209,10 +209,11 @@ def test_an_archive_that_goes_away_stops_the_run_and_nothing_is_lost(
         run(settings, Watcher({6: lambda: classes.rename(hidden)}))
     hidden.rename(classes)
     torn = sorted(classes.rglob("*.jpg"))[::2]
+    settings = config("gpr", "other", data=table, hyper={"epochs": 3}, metric="last")
     kept = {path: path.read_bytes() for path in torn}
     with pytest.raises(TuningError, match="more than 1.0% of the images cannot be used"):
         run(settings, Watcher({2: lambda: [path.write_bytes(b"torn") for path in torn]}))
-    state = load_state(tmp_path / "out")
+    state = load_state(tmp_path / "other")
     assert state is not None
     assert 2 <= state.step < 12
     for path, data in kept.items():
@@ -247,6 +248,48 @@ def test_a_loss_that_is_not_finite_keeps_what_was_good(config: Callable[..., Tun
     assert run(sane, watcher).steps == 9
     assert min(watcher.losses) == 5
     assert set(good) == set(_weights(tmp_path / "out/model.pth"))
+
+
+def test_worse_weights_never_replace_the_best_whatever_was_saved_when(
+    config: Callable[..., TuneConfig], tmp_path: Path
+) -> None:
+    """Stopped some steps after the best evaluation, far from the next periodic state; then settings that gain nothing."""
+    hyper = {"epochs": 9, "tests_per_epoch": 99, "patch_dropout": 0.0, "lr": 3e-3}
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config("gpr", hyper=hyper, save_every=1000), Watcher({12: stop}))
+    state = load_state(tmp_path / "out")
+    assert state is not None
+    assert state.best is not None
+    assert state.best == max(value for _, value in state.history)
+    assert state.best_step == state.step  # saved with the best, not by the interval
+    best = _weights(tmp_path / "out/model.pth")
+    (tmp_path / "out/model.pth").unlink()  # as after a kill between the two files
+    awful = {**hyper, "lr": 1.0, "proxy_lr": 1.0, "grad_clip": 0.0}
+    report = run(config("gpr", hyper=awful, save_every=1000, accept_changes=True))
+    assert all(value < state.best for step, value in report.history if step > state.step)
+    assert (report.best, report.best_step) == (state.best, state.step)
+    kept = _weights(report.model)
+    assert all(torch.equal(best[name], kept[name]) for name in best)
+
+
+@pytest.mark.parametrize("metric", ["image-map", "last"])
+def test_without_an_interval_the_state_is_saved_at_evaluations(
+    config: Callable[..., TuneConfig], tmp_path: Path, metric: Any
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    hyper = {"tests_per_epoch": 2, "lr": 1e-12, "proxy_lr": 1e-12, "lr_min": 0.0}
+    settings = config("gpr", metric=metric, hyper=hyper, save_every=0, hold_out=0.3)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, Watcher({5: stop}))
+    state = load_state(tmp_path / "out")
+    assert state is not None
+    assert state.step == 4
 
 
 def test_a_finished_or_foreign_output_is_not_trained_over(
