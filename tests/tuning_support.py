@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +47,18 @@ def write_archive(folder: Path) -> Path:
     table = folder / "table.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return table
+
+
+@contextmanager
+def read_errors(paths: Sequence[Path]) -> Iterator[None]:
+    """Make files unreadable for a while without a trace in their size and time, as a failing disk does."""
+    kept = [(path, path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
+    try:
+        for path, data, changed_ns in kept:
+            path.write_bytes(bytes(len(data)))
+            os.utime(path, ns=(changed_ns, changed_ns))
+        yield
+    finally:
+        for path, data, changed_ns in kept:
+            path.write_bytes(data)
+            os.utime(path, ns=(changed_ns, changed_ns))

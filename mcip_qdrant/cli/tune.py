@@ -72,6 +72,13 @@ _model_options = _stacked(
         type=click.IntRange(min=0),
         help="Processes that decode images. [default: none on a CPU, up to 8 for a GPU]",
     ),
+    click.option(
+        "--max-unreadable",
+        type=click.FloatRange(0, 1),
+        default=0.01,
+        show_default=True,
+        help="Share of images that may turn out unreadable before the run stops; ten always may, or a tenth of a set below 100.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
 )
 
@@ -99,13 +106,6 @@ _run_options = _stacked(
         default=500,
         show_default=True,
         help="Steps between saved states: what a kill can cost. A new best is saved at once; 0 saves at evaluations only.",
-    ),
-    click.option(
-        "--max-unreadable",
-        type=click.FloatRange(0, 1),
-        default=0.01,
-        show_default=True,
-        help="Share of images that may turn out unreadable (another one takes their place) before the run stops.",
     ),
     click.option("--tensorboard/--no-tensorboard", default=True, help="Write a TensorBoard log to OUTPUT/log."),
     click.option("--accept-changes", is_flag=True, help="Go on from a saved state although settings differ."),

@@ -16,6 +16,7 @@ from mcip_qdrant.tuning.batches import Batches, CaptionTable, Collate, distinct
 from mcip_qdrant.tuning.config import TuneConfig
 from mcip_qdrant.tuning.encode import Encoding
 from mcip_qdrant.tuning.exam import Exam
+from mcip_qdrant.tuning.files import NAMED, check_present, check_readable, file_stamps, names_below, unreadable_files
 from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.listener import Listener
 from mcip_qdrant.tuning.loop import Loop, helpful_memory_errors
@@ -25,7 +26,8 @@ from mcip_qdrant.tuning.order import Order
 from mcip_qdrant.tuning.pictures import Sample, TrainingPairs, TrainingPictures
 from mcip_qdrant.tuning.processes import Processes
 from mcip_qdrant.tuning.resume import state_of_run
-from mcip_qdrant.tuning.stored import Vectors, digest, file_states, stored_vectors
+from mcip_qdrant.tuning.state import State
+from mcip_qdrant.tuning.stored import Stored, digest, stored_vectors
 from mcip_qdrant.tuning.student import Source, Student, load_student, loader_count, precision_context
 from mcip_qdrant.tuning.trainees import ClassTrainee, McipTrainee, PairTrainee, Trainee
 
@@ -62,9 +64,11 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
         min(hyper.batch_size, _ENCODE_BATCH),
         loader_count(config.loaders, together.device),
     )
+    stamps = file_stamps(material.training.paths)
+    check_present(material.training.paths, stamps, config.max_unreadable)
     state = state_of_run(config, material, student.identity, together, listener)
     store = _Store(config.output, student, encoding, together, listener, hyper)
-    batches, said = _batches(config, material, student, store, together)
+    batches, said = _batches(config, material, student, store, together, state, stamps)
     for text in said:
         listener.note(text)
     exam = None
@@ -126,19 +130,28 @@ class _Store:
     listener: Listener
     hyper: HyperParameters
 
-    def images(self, paths: list[Path]) -> Vectors:
-        return self._vectors("image", file_states(paths), lambda rows: self.encoding.images(paths, rows))
+    def images(self, paths: list[Path], stamps: list[str]) -> Stored:
+        named = [*names_below(paths), *stamps]
+        return self._vectors("image", len(paths), named, lambda rows: self.encoding.images(paths, rows))
 
-    def texts(self, texts: list[str]) -> Vectors:
-        return self._vectors("caption", texts, lambda rows: self.encoding.texts(texts, rows))
+    def lost(self, paths: list[Path], stored: Stored, max_unreadable: float) -> dict[str, str]:
+        """Files without vector and why, each told; too many are an error."""
+        lost = unreadable_files(paths, stored.failed, self.encoding.unreadable)
+        for path in list(lost)[:NAMED]:
+            self.listener.note(f"{path} cannot be used ({lost[path]}); it is tried again at the next start")
+        check_readable(lost, len(paths), max_unreadable, "images")
+        return lost
 
-    def _vectors(self, kind: str, items: list[str], encode: Callable[[Any], Any]) -> Vectors:
-        self.listener.begin(f"{kind} vectors", len(items), 0)
+    def texts(self, texts: list[str]) -> Stored:
+        return self._vectors("caption", len(texts), texts, lambda rows: self.encoding.texts(texts, rows))
+
+    def _vectors(self, kind: str, count: int, described: list[str], encode: Callable[[Any], Any]) -> Stored:
+        self.listener.begin(f"{kind} vectors", count, 0)
         with helpful_memory_errors(self.hyper):
             return stored_vectors(
                 self.folder / f"{kind}_vectors",
-                digest([self.student.identity, *items]),
-                count=len(items),
+                digest([self.student.identity, *described]),
+                count=count,
                 dimensions=self.student.dimensions,
                 encode=encode,
                 together=self.together,
@@ -147,21 +160,33 @@ class _Store:
 
 
 def _batches(
-    config: TuneConfig, material: Material, student: Student, store: _Store, together: Processes
+    config: TuneConfig,
+    material: Material,
+    student: Student,
+    store: _Store,
+    together: Processes,
+    state: State,
+    stamps: list[str],
 ) -> tuple[Batches, list[str]]:
     hyper, training = config.chosen_hyper, material.training
     captions, notices = material.captions, []
     labels = table = vectors = None
     if config.method == "realign":
-        vectors = store.images(training.paths)
-        readable = np.linalg.norm(vectors, axis=1) > 0
-        if not readable.all():
-            notices.append(f"left out: {int((~readable).sum())} images that cannot be read")
+        stored = store.images(training.paths, stamps)
+        vectors = stored.vectors
+        lost = store.lost(training.paths, stored, config.max_unreadable)
+        if state.step and lost.keys() != state.unreadable.keys():
+            notices.append("other images than before cannot be read: their order is a new one from here on")
+        state.unreadable = lost
+        if lost:
+            notices.append(f"left out: {len(lost)} images that cannot be read")
+            readable = np.ones(len(training), dtype=bool)
+            readable[stored.failed] = False
             training, vectors = training.where(readable), vectors[readable]
             captions = training.captions or []
     if config.method == "mcip":
         texts, of_image = distinct(captions)
-        table = CaptionTable(store.texts(texts), of_image)
+        table = CaptionTable(store.texts(texts).vectors, of_image)
     if config.method in {"gpr", "mcip"}:
         labels, captions = training.labels, []
     order = Order(

@@ -7,28 +7,28 @@ which those above a threshold are kept, so that an image has 0 to 20.
 from __future__ import annotations
 
 import collections
-import csv
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcip_qdrant.columns import csv_rows, jsonl_rows
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import LabelledImages
+from mcip_qdrant.tuning.caption_file import read_caption_file
 from mcip_qdrant.tuning.encode import Encoding
+from mcip_qdrant.tuning.files import NAMED, check_present, check_readable, file_stamps, names_below, unreadable_files
 from mcip_qdrant.tuning.hyper import Precision, require
 from mcip_qdrant.tuning.listener import Listener, Silence
 from mcip_qdrant.tuning.material import load_images
 from mcip_qdrant.tuning.processes import Processes, processes
 from mcip_qdrant.tuning.state import save_lines, save_text
-from mcip_qdrant.tuning.stored import Vectors, digest, file_states, stored_vectors
+from mcip_qdrant.tuning.stored import Stored, Vectors, digest, stored_vectors
 from mcip_qdrant.tuning.student import Source, Student, load_student, loader_count, precision_context
 from mcip_qdrant.tuning.trainees import Trainee
 
@@ -51,6 +51,7 @@ class CaptionConfig:
         top: captions per image at most.
         threshold: cosine that a caption must exceed; 0.27 in the released configuration, 0.271 in its function's default.
         loaders: processes that decode images; None: none on a CPU, up to 8 for a GPU.
+        max_unreadable: share of the images, 0..1, that may be unreadable before the run stops.
     """
 
     source: Source
@@ -62,8 +63,10 @@ class CaptionConfig:
     precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     loaders: int | None = None
+    max_unreadable: float = 0.01
 
     def __post_init__(self) -> None:
+        require(0 <= self.max_unreadable <= 1, "max_unreadable is a share, 0..1")
         require(self.top >= 1, "top must be at least 1")
         require(-1 <= self.threshold <= 1, "threshold is a cosine, -1..1")
         require(self.source.checkpoint is not None, "pseudo-captions need trained weights: give a checkpoint")
@@ -83,34 +86,6 @@ class CaptionReport:
     notices: tuple[str, ...]
 
 
-def read_caption_file(path: Path) -> list[str]:
-    """The distinct captions of a file, in order of first sight, blank ones left out.
-
-    Raises:
-        TuningError: unreadable, not UTF-8, no column `caption`, or no caption in it.
-    """
-    try:
-        texts = list(dict.fromkeys(text for text in map(str.strip, _caption_lines(path)) if text))
-    except (OSError, ValueError, csv.Error) as exc:
-        raise TuningError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
-    if not texts:
-        raise TuningError(f"{path} holds no caption: expected one a line, or a .csv / .jsonl with the column 'caption'")
-    return texts
-
-
-def _caption_lines(path: Path) -> Iterator[str]:
-    suffix = path.suffix.lower()
-    if suffix not in {".csv", ".jsonl"}:
-        with path.open(encoding="utf-8-sig") as stream:
-            yield from stream
-        return
-    rows: Iterable[dict[str, Any]] = csv_rows(path) if suffix == ".csv" else jsonl_rows(path)
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row.get("caption"), str):
-            raise TuningError(f"{path}: row {number} has no text in a column 'caption' (its columns: {', '.join(row)})")
-        yield row["caption"]
-
-
 def find_captions(config: CaptionConfig, listener: Listener | None = None) -> CaptionReport:
     """Write `output/captions.jsonl`: a table of image, class, captions and their cosines, best first, as `tune mcip` reads it.
 
@@ -127,13 +102,16 @@ def find_captions(config: CaptionConfig, listener: Listener | None = None) -> Ca
         told.note(notice)
     if len(images) == 0:
         raise TuningError(f"{config.data}: no images")
+    stamps = file_stamps(images.paths)
+    check_present(images.paths, stamps, config.max_unreadable)
     config.output.mkdir(parents=True, exist_ok=True)
     student = load_student(config.source, patch_dropout=0.0, seed=0)
-    image_vectors, caption_vectors = _vectors(config, images, texts, student, together, told)
-    identity = digest([student.identity, *texts, *file_states(images.paths), f"{config.top} {config.threshold}"])
-    blocks = _match_all(config, identity, image_vectors, caption_vectors, together, told)
+    named = [student.identity, *names_below(images.paths), *stamps]
+    pictures, captions = _vectors(config, images, digest(named), texts, student, together, told)
+    identity = digest([*named, *texts, f"{config.top} {config.threshold} {pictures.failed.tolist()}"])
+    blocks = _match_all(config, identity, pictures.vectors, captions, together, told)
     together.wait()
-    report = _write_table(config, blocks, images, texts, image_vectors, together)
+    report = _write_table(config, blocks, images, texts, pictures, together)
     together.wait()
     return report
 
@@ -141,11 +119,12 @@ def find_captions(config: CaptionConfig, listener: Listener | None = None) -> Ca
 def _vectors(
     config: CaptionConfig,
     images: LabelledImages,
+    images_identity: str,
     texts: list[str],
     student: Student,
     together: Processes,
     told: Listener,
-) -> tuple[Vectors, Vectors]:
+) -> tuple[Stored, Vectors]:
     autocast, _ = precision_context(config.precision, together.device)
     trainee = Trainee(student.model, student.preprocess).to(together.device)
     encoding = Encoding(
@@ -170,16 +149,18 @@ def _vectors(
     told.begin("image vectors", len(images), 0)
     pictures = stored_vectors(
         config.output / "image_vectors",
-        digest([student.identity, *file_states(images.paths)]),
+        images_identity,
         count=len(images),
         dimensions=student.dimensions,
         encode=lambda rows: encoding.images(images.paths, rows),
         together=together,
         on_items=told.advance,
     )
-    for path, reason in encoding.unreadable.items():
-        told.note(f"{path} cannot be used ({reason}): it has no captions")
-    return pictures, captions
+    lost = unreadable_files(images.paths, pictures.failed, encoding.unreadable)
+    for path in list(lost)[:NAMED]:
+        told.note(f"{path} cannot be used ({lost[path]}): it has no captions, and is tried again at the next start")
+    check_readable(lost, len(images), config.max_unreadable, "images")
+    return pictures, captions.vectors
 
 
 def nearest_captions(
@@ -244,10 +225,11 @@ def _write_table(
     blocks: list[Path],
     images: LabelledImages,
     texts: list[str],
-    image_vectors: Vectors,
+    pictures: Stored,
     together: Processes,
 ) -> CaptionReport:
-    readable = np.linalg.norm(image_vectors, axis=1) > 0
+    readable = np.ones(len(images), dtype=bool)
+    readable[pictures.failed] = False
     counts = np.zeros(len(images), dtype=np.int64)
     best = np.full(len(images), np.nan)
 

@@ -12,7 +12,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from tuning_support import write_archive, write_model
+from tuning_support import read_errors, write_archive, write_model
 
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import read_table
@@ -222,6 +222,31 @@ def test_an_archive_that_goes_away_stops_the_run_and_nothing_is_lost(
     report = run(settings, watcher)
     assert min(watcher.losses) == state.step + 1
     assert report.steps == 12
+
+
+def test_a_read_error_while_vectors_are_stored_is_named_counted_and_tried_again(
+    config: Callable[..., TuneConfig], tmp_path: Path
+) -> None:
+    table = write_archive(tmp_path / "archive")
+    files = sorted((tmp_path / "archive/classes").rglob("*.jpg"))
+    settings = config("realign", data=table, metric="last", hyper={"epochs": 1, "epoch_share": 1.0})
+    with read_errors(files), pytest.raises(TuningError, match="48 of 48 images cannot be used"):
+        run(settings)
+    with read_errors(files[:5]), pytest.raises(TuningError, match=r"5 of 48 images .*--max-unreadable .*kind-0/0\.jpg"):
+        run(settings)
+    watcher = Watcher()
+    with read_errors(files[:2]):
+        report = run(settings, watcher)
+    assert report.unreadable == 2
+    assert [note for note in watcher.notes if str(files[1]) in note and "cannot be used" in note]
+    assert "left out: 2 images that cannot be read" in report.notices
+    again = run(config("realign", data=table, metric="last", restart=True, hyper={"epochs": 1, "epoch_share": 1.0}))
+    assert again.unreadable == 0
+    assert not any("left out" in notice for notice in again.notices)
+    clean = run(config("realign", "clean", data=table, metric="last", hyper={"epochs": 1, "epoch_share": 1.0}))
+    first, other = _weights(again.model), _weights(clean.model)
+    for name, value in first.items():  # batches of another size differ in the last digit
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_keeps_what_was_good(config: Callable[..., TuneConfig], tmp_path: Path) -> None:

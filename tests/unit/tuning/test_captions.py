@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tuning_support import read_errors, write_archive
 
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import read_table
 from mcip_qdrant.tuning import captions, stored
 from mcip_qdrant.tuning.batches import CaptionTable, Collate, distinct
-from mcip_qdrant.tuning.captions import CaptionConfig, find_captions, nearest_captions, read_caption_file
+from mcip_qdrant.tuning.caption_file import read_caption_file
+from mcip_qdrant.tuning.captions import CaptionConfig, find_captions, nearest_captions
 from mcip_qdrant.tuning.encode import Encoding
 from mcip_qdrant.tuning.pictures import Sample
 from mcip_qdrant.tuning.student import Source
@@ -154,8 +156,6 @@ def test_goes_on_after_a_kill(
 def test_unreadable_images_have_no_captions_and_a_high_threshold_is_told(
     student_files: tuple[str, Path], tmp_path: Path
 ) -> None:
-    from tuning_support import write_archive
-
     table = write_archive(tmp_path)
     (tmp_path / "classes/kind-0/0.jpg").write_bytes(b"torn")
     report = find_captions(_config(student_files, table, tmp_path / "found", threshold=-1.0))
@@ -164,6 +164,19 @@ def test_unreadable_images_have_no_captions_and_a_high_threshold_is_told(
     report = find_captions(_config(student_files, table, tmp_path / "found", threshold=0.99))
     assert report.without == 48
     assert "choose --threshold by those figures" in report.notices[0]
+
+
+def test_a_read_error_is_not_for_ever(student_files: tuple[str, Path], tmp_path: Path) -> None:
+    table = write_archive(tmp_path)
+    config = _config(student_files, table, tmp_path / "found", threshold=-1.0)
+    files = sorted((tmp_path / "classes/kind-0").iterdir())
+    with read_errors(files), pytest.raises(TuningError, match="6 of 48 images cannot be used, beyond --max-unreadable"):
+        find_captions(config)
+    with read_errors(files[:1]):
+        assert find_captions(config).unreadable == 1
+    assert find_captions(config).unreadable == 0
+    rows = [json.loads(line) for line in (tmp_path / "found/captions.jsonl").read_text().splitlines()]
+    assert all(len(row["captions"]) == 20 for row in rows)
 
 
 def test_captions_of_a_batch_are_one_column_each() -> None:
