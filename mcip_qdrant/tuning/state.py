@@ -69,7 +69,11 @@ def load_state(folder: Path) -> State | None:
 
 
 def save_tensors(value: Mapping[str, Any], path: Path) -> None:
-    """`torch.save`, whole or not at all."""
+    """`torch.save`, whole or not at all.
+
+    Raises:
+        TuningError: the disk is full or not writable; so for the other functions here that write.
+    """
     _atomically(path, lambda stream: torch.save(dict(value), stream))
 
 
@@ -93,7 +97,10 @@ def _atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     # What a killed predecessor left half written; only one run at a time writes here.
     for leftover in path.parent.glob(f".{path.name}.*"):
         leftover.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
     try:
         with os.fdopen(descriptor, "wb") as stream:
             write(stream)
@@ -103,9 +110,24 @@ def _atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # noqa: PTH101  mkstemp gives a string
         os.replace(name, path)  # noqa: PTH105
-    except BaseException:
+    except BaseException as exc:
         Path(name).unlink(missing_ok=True)
-        raise
+        if (cause := _disk_error(exc)) is None:
+            raise
+        raise _unwritable(path, cause) from exc
+
+
+def _disk_error(exc: BaseException | None) -> OSError | None:
+    """What the system said: torch.save turns a full disk into a RuntimeError about its own positions."""
+    while exc is not None and not isinstance(exc, OSError):
+        exc = exc.__cause__ or exc.__context__
+    return exc
+
+
+def _unwritable(path: Path, cause: OSError) -> TuningError:
+    return TuningError(
+        f"{path} cannot be written ({cause.strerror or cause}); what was there before stays. The same command goes on from it"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,6 @@ import pytest
 import torch
 
 from mcip_qdrant.errors import TuningError
-from mcip_qdrant.tuning import state as module
 from mcip_qdrant.tuning.state import STATE_FILE, State, copy_file, load_state, save_lines, save_tensors, save_text
 
 
@@ -57,19 +59,51 @@ def test_a_damaged_or_foreign_state_is_refused_and_runs_nothing(tmp_path: Path, 
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_was_there_survives_a_write_that_fails(
-    tmp_path: Path, failure: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_there_survives_an_interrupted_write(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    save_text("old", path)
+
+    def lines() -> Iterator[str]:
+        yield "new"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_lines(lines(), path)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lines"]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from mcip_qdrant.errors import TuningError
+from mcip_qdrant.tuning.state import save_tensors, save_text
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+folder = Path(sys.argv[1])
+for write, value in ((save_tensors, {"w": torch.zeros(100_000)}), (save_text, "x" * 100_000)):
+    try:
+        write(value, folder / "model.pth")
+    except TuningError as exc:
+        print(exc)
+try:
+    save_text("x", folder / "gone" / "report.json")
+except TuningError as exc:
+    print(exc)
+"""
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path: Path) -> None:
+    """A process whose files cannot grow stands for a full disk: torch.save meets it as it would meet a real one."""
     path = tmp_path / "model.pth"
     save_tensors({"w": torch.ones(3)}, path)
-
-    def fail(*_: object) -> None:
-        raise failure
-
-    monkeypatch.setattr(module.os, "fsync", fail)
-    with pytest.raises(type(failure)):
-        save_tensors({"w": torch.zeros(3)}, path)
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
+    tensors, text, gone = done.stdout.splitlines()
+    for said in (tensors, text):
+        assert said.startswith(f"{path} cannot be written (File too large)")
+        assert "what was there before stays" in said
+    assert "No such file or directory" in gone
     assert torch.equal(torch.load(path, weights_only=True)["w"], torch.ones(3))
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pth"]
 
