@@ -79,6 +79,7 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
             encoding,
             frozen_images=config.method == "realign",
             frozen_texts=config.method in {"gpr", "mcip"},
+            max_unreadable=config.max_unreadable,
         )
     loop = Loop(
         trainee=trainee,
@@ -90,7 +91,7 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
         together=together,
         state=state,
         folder=config.output,
-        grade=None if exam is None else exam.grade,
+        exam=exam,
         save_every=config.save_every,
         max_unreadable=config.max_unreadable,
         listener=listener,

@@ -34,7 +34,10 @@ class Encoding:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def images(self, paths: Sequence[Path], rows: Sequence[int]) -> Iterator[Vectors]:
-        """Vectors of `paths[row]` for every row, in order: float32 `[b, D]`, unit norm, zeros where a file is unreadable."""
+        """Vectors of `paths[row]` for every row, in order: float32 `[b, D]`, unit norm, zeros where a file is unreadable.
+
+        Rows are nan where the model itself overflows; for texts too.
+        """
         pictures = Subset(EvaluationPictures(paths, self.preprocess), rows)
         loader: DataLoader[Pixels | Failure] = DataLoader(
             pictures, batch_size=self.batch_size, num_workers=self.loaders, collate_fn=list
@@ -70,6 +73,8 @@ class Encoding:
             with torch.inference_mode(), self.autocast():
                 made = tower(batch.to(self.device)).float()
             vectors: Vectors = torch.nn.functional.normalize(made, dim=-1).cpu().numpy()
+            # Numbers beyond float32 become zeros here, which mean an unreadable file to others.
+            vectors[~vectors.any(axis=1)] = np.nan
             return vectors
         finally:
             self.trainee.train(was_training)

@@ -14,6 +14,8 @@ import torch
 
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.tuning.batches import Batch, Batches
+from mcip_qdrant.tuning.exam import Exam
+from mcip_qdrant.tuning.files import NAMED
 from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.listener import Listener
 from mcip_qdrant.tuning.optimisation import set_learning_rate
@@ -35,7 +37,7 @@ _NOT_FINITE: Final = (
 class Loop:
     """One training run in motion.
 
-    `grade` measures the model as it is, on the first process; None keeps the newest weights instead of the best.
+    `exam` measures the model as it is, on the first process; None keeps the newest weights instead of the best.
     """
 
     trainee: Trainee
@@ -47,7 +49,7 @@ class Loop:
     together: Processes
     state: State
     folder: Path
-    grade: Callable[[], float] | None
+    exam: Exam | None
     save_every: int
     max_unreadable: float
     listener: Listener
@@ -64,10 +66,18 @@ class Loop:
         """
         self._restore()
         steps, every = self.batches.order.steps, self._test_every()
+        if self.state.step > steps:
+            raise TuningError(
+                f"{self.folder / STATE_FILE} holds step {self.state.step}, and a run with these settings has {steps}: ask for "
+                "more --epochs, or --restart to throw it away"
+            )
         self.listener.begin("train", steps, self.state.step)
-        if self.state.step == 0 and self.grade is not None and self.state.start is None:
-            self.state.start = self._measure()
+        if self.state.step == 0 and self.exam is not None and self.state.start is None:
+            self.state.start = self._measure(self.exam)
             self.listener.values(0, {"metric": self.state.start})
+        elif self.state.step > self.state.graded_step and self._to_evaluate(steps, every):
+            # An evaluation that failed, or one by a metric that was not asked for then.
+            self._keep(steps, every)
         module = self.together.wrap(self.trainee)
         self.trainee.train()
         overflows = 0
@@ -86,11 +96,14 @@ class Loop:
             self._keep(steps, every)
         return self._stops_early() and self.state.step < steps
 
+    def _to_evaluate(self, steps: int, every: int) -> bool:
+        return self.state.step == steps or self.state.step % every == 0
+
     def _keep(self, steps: int, every: int) -> None:
         """Evaluate and save what is due after a step."""
         step = self.state.step
         last = step == steps
-        evaluated = last or step % every == 0
+        evaluated = self._to_evaluate(steps, every)
         better = evaluated and self._evaluate()
         due = step % self.save_every == 0 if self.save_every else evaluated
         # The state first: it holds the best weights too, so a kill before the second file loses nothing (see _restore), and
@@ -104,7 +117,7 @@ class Loop:
         return self.batches.starting_at(self.state.step) if self.state.step < self.batches.order.steps else iter(())
 
     def _test_every(self) -> int:
-        if self.grade is None:
+        if self.exam is None:
             return self.batches.order.steps_per_epoch
         return max(1, math.ceil(self.batches.order.steps_per_epoch / self.hyper.tests_per_epoch))
 
@@ -160,31 +173,47 @@ class Loop:
         # Not saved: weights on the way to infinity are often broken for some steps before it shows.
         model, saved = self.folder / MODEL_FILE, self._saved_step
         state = "no state was saved yet" if saved is None else f"{self.folder / STATE_FILE} holds step {saved}"
-        rest = f"the best weights so far are in {model}" if model.exists() else "no weights were written yet"
+        # A model file of an earlier run may be there all the same.
+        rest = f"the best weights so far are in {model}" if self.state.best_step else "no weights were written yet"
         return TuningError(f"stopped at step {step}: {what}. Nothing is lost: {state}; {rest}. {_NOT_FINITE}")
 
-    def _measure(self) -> float:
-        if self.grade is None:
-            return float("nan")
+    def _measure(self, exam: Exam) -> float:
         failure = grade = None
         if self.together.first:
             try:
                 with helpful_memory_errors(self.hyper):
-                    grade = self.grade()
+                    grade = exam.grade(self.state.left_out)
             except TuningError as exc:
                 failure = str(exc)
         failure, grade = self.together.share((failure, grade))
-        if failure is not None:
+        if grade is None:
+            if self.state.step:
+                self._save()
+                failure = (
+                    f"stopped at step {self.state.step}: {failure}. Nothing is lost: the same command goes on from here"
+                )
             raise TuningError(failure)
-        return float(grade)
+        if not math.isfinite(grade.value) and self.state.step == 0:
+            raise TuningError(
+                "the starting weights give vectors that are not finite: the checkpoint is broken, or --precision too low for it"
+            )
+        if not math.isfinite(grade.value):
+            raise self._broken(self.state.step, "the model's vectors of the validation data are not finite")
+        if self.state.left_out is None and grade.left_out:
+            self.listener.note(f"{len(grade.left_out)} validation images cannot be read and do not count in this run:")
+            for row in grade.left_out[:NAMED]:
+                self.listener.note(exam.why(row))
+        self.state.left_out = grade.left_out
+        return float(grade.value)
 
     def _evaluate(self) -> bool:
         """Whether the weights are the ones to keep."""
         state = self.state
-        if self.grade is None:
-            state.best_step = state.step
+        if self.exam is None:
+            state.best_step = state.graded_step = state.step
             return True
-        metric = self._measure()
+        metric = self._measure(self.exam)
+        state.graded_step = state.step
         state.history.append([float(state.step), metric])
         self.listener.values(state.step, {"metric": metric})
         if state.best is None or metric > state.best:
@@ -224,6 +253,9 @@ class Loop:
         self.state.moving, self.state.optimizer = {}, {}
         if self.state.best_step == self.state.step:
             self._write_model()
+        elif self.state.best_step and not self.together.share((self.folder / MODEL_FILE).exists()):
+            self.listener.note(f"{self.folder / MODEL_FILE} is gone: the best weights are sought among those to come")
+            self.state.forget_best()
 
 
 @contextmanager

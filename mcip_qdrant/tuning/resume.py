@@ -61,7 +61,8 @@ def state_of_run(
         raise TuningError("the training data changed, and class proxies belong to its classes: use --restart")
     listener.note(f"goes on from step {saved.step}")
     if {"metric", "validation"} & set(different):
-        saved.best = saved.start = None
+        saved.forget_best()
+        saved.left_out = None
     return replace(saved, fingerprint=fingerprint)
 
 

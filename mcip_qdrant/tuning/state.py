@@ -23,7 +23,9 @@ _FORMAT: Final = 1
 class State:
     """All that a run needs to go on: weights that move, optimizer, and what was found out so far.
 
-    `step` is the number of finished steps. Random numbers are a function of seed and step, so none are kept.
+    `step` is the number of finished steps. Random numbers are a function of seed and step, so none are kept. `graded_step` is
+    the last one that was evaluated, and `left_out` holds the rows of validation images that could not be read at the first
+    evaluation and do not count since; None before it.
     """
 
     fingerprint: dict[str, Any]
@@ -36,8 +38,15 @@ class State:
     start: float | None = None
     without_gain: int = 0
     history: list[list[float]] = field(default_factory=list)
+    graded_step: int = 0
+    left_out: list[int] | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     replaced: int = 0
+
+    def forget_best(self) -> None:
+        """Choose the best weights anew, among those of this step and later ones."""
+        self.best = self.start = None
+        self.best_step = self.without_gain = self.graded_step = 0
 
     def save(self, folder: Path) -> None:
         """Write `state.pt` into the run's folder, in one step that a crash cannot split."""
@@ -112,7 +121,8 @@ def _atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.replace(name, path)  # noqa: PTH105
     except BaseException as exc:
         Path(name).unlink(missing_ok=True)
-        if (cause := _disk_error(exc)) is None:
+        cause = _disk_error(exc) if isinstance(exc, (OSError, RuntimeError)) else None
+        if cause is None:
             raise
         raise _unwritable(path, cause) from exc
 
@@ -135,8 +145,8 @@ class TuneReport:
     """What a finished run did.
 
     `start` is the metric before training, `best` that of the weights in `model`; both are None with the metric `last`.
-    `history` holds (step, metric). `unreadable` counts distinct image files that could not be used and `replaced` how often
-    another image stood in. `seconds` counts the last start of the run only.
+    `history` holds (step, metric). `unreadable` counts distinct image files that could not be used, those for validation too,
+    and `replaced` how often another image stood in. `seconds` counts the last start of the run only.
     """
 
     method: str

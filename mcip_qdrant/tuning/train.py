@@ -93,6 +93,9 @@ def _report(config: TuneConfig, workshop: Workshop, *, early: bool, seconds: flo
             f"no gain: {config.chosen_metric} was {state.start:.4f} before and {state.best:.4f} at its best; "
             "do not put these weights to use"
         )
+    left_out = len(state.left_out or [])
+    if left_out:
+        notices.append(f"{left_out} validation images could not be read and did not count")
     return TuneReport(
         method=config.method,
         model=config.output / MODEL_FILE,
@@ -102,7 +105,7 @@ def _report(config: TuneConfig, workshop: Workshop, *, early: bool, seconds: flo
         best=state.best,
         best_step=state.best_step,
         history=state.history,
-        unreadable=len(state.unreadable),
+        unreadable=len(state.unreadable) + left_out,
         replaced=state.replaced,
         stopped_early=early,
         seconds=round(seconds, 1),

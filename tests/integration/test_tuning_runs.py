@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tuning_support import read_errors, write_archive, write_model
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import read_table
 from mcip_qdrant.evaluation.metrics import caption_retrieval, full_ranking_map
-from mcip_qdrant.tuning import TuneConfig, TuneReport, hyper_parameters, run
+from mcip_qdrant.tuning import TuneConfig, TuneReport, exam, hyper_parameters, run
 from mcip_qdrant.tuning.loop import helpful_memory_errors
 from mcip_qdrant.tuning.pictures import read_picture
 from mcip_qdrant.tuning.state import load_state
@@ -42,7 +44,7 @@ class Watcher:
     def __init__(self, at: dict[int, Callable[[], object]] | None = None) -> None:
         self.notes: list[str] = []
         self.losses: dict[int, float] = {}
-        self._at = at or {}
+        self.at = at or {}
 
     def begin(self, what: str, total: int, done: int) -> None:
         self.stage = (what, total, done)
@@ -53,7 +55,7 @@ class Watcher:
     def values(self, step: int, values: dict[str, float]) -> None:
         if "loss" in values:
             self.losses[step] = values["loss"]
-            self._at.pop(step, lambda: None)()
+            self.at.pop(step, lambda: None)()
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -315,6 +317,70 @@ def test_without_an_interval_the_state_is_saved_at_evaluations(
     state = load_state(tmp_path / "out")
     assert state is not None
     assert state.step == 4
+
+
+def test_weights_that_diverge_at_an_evaluation_are_told_as_such(
+    config: Callable[..., TuneConfig], student_files: tuple[str, Path], tmp_path: Path
+) -> None:
+    model = tmp_path / "out/model.pth"
+    model.parent.mkdir()
+    model.write_bytes(b"of an earlier run")
+    with pytest.raises(TuningError, match=r"stopped at step \d+: .*not finite.*no weights were written yet") as caught:
+        run(config("gpr", hyper={"lr": 1e30, "tests_per_epoch": 99}))
+    assert "another --lr" in str(caught.value)
+    assert model.read_bytes() == b"of an earlier run"
+    weights = _weights(student_files[1])
+    torch.save({**weights, "visual.proj": weights["visual.proj"] * 1e30}, tmp_path / "vast.pth")
+    for method in ("gpr", "realign"):
+        with pytest.raises(TuningError, match="not finite"):
+            run(replace(config(method, method), checkpoint=tmp_path / "vast.pth"))
+
+
+def test_the_same_validation_images_count_from_the_first_evaluation_on(
+    config: Callable[..., TuneConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exam, "_KEPT_BYTES", 0)  # as with a validation set too large to keep: read at every evaluation
+    validation = read_table(write_archive(tmp_path / "held"))
+    with read_errors(validation.paths), pytest.raises(TuningError, match="48 of 48 validation images cannot be used"):
+        run(config("gpr", validation=validation))
+    hyper = {"epochs": 2, "tests_per_epoch": 99}
+    settings = config("gpr", validation=validation, hyper=hyper)
+    watcher = Watcher()
+    with read_errors(validation.paths[:2]), ExitStack() as more:
+        watcher.at[3] = lambda: more.enter_context(read_errors(validation.paths[7:8]))
+        with pytest.raises(TuningError, match=r"stopped at step 3: 1 validation images could be read before") as caught:
+            run(settings, watcher)
+    assert "kind-1/1.jpg" in str(caught.value)
+    assert [note for note in watcher.notes if "kind-0/1.jpg" in note]
+    state = load_state(tmp_path / "out")
+    assert state is not None
+    assert (state.step, len(state.history)) == (3, 2)
+    report = run(settings)
+    assert [step for step, _ in report.history] == [1, 2, 3, 4, 5, 6, 7, 8]  # step 3 is evaluated after all
+    assert report.unreadable == 2
+    assert "2 validation images could not be read and did not count" in report.notices
+    # The files are back, and still do not count: the figures are those of the other 46.
+    fewer = validation.where(np.arange(48) >= 2)
+    assert report.best == run(config("gpr", "fewer", validation=fewer, hyper=hyper)).best
+
+
+def test_a_run_with_fewer_steps_than_were_done_is_refused_and_another_metric_is_measured(
+    config: Callable[..., TuneConfig], tmp_path: Path
+) -> None:
+    run(config("gpr", metric="last"))
+    with pytest.raises(TuningError, match=r"holds step 8, and a run with these settings has 4: ask for more --epochs"):
+        run(config("gpr", metric="last", hyper={"epochs": 1}, accept_changes=True))
+    (tmp_path / "out/model.pth").unlink()
+    validation = config("gpr").data
+    report = run(config("gpr", metric="last", validation=validation))
+    assert report.model.is_file()
+    report = run(config("gpr", metric="image-map", validation=validation, accept_changes=True))
+    assert (report.best_step, [step for step, _ in report.history]) == (8, [8])
+    report.model.unlink()
+    watcher = Watcher()
+    again = run(config("gpr", metric="image-map", validation=validation), watcher)
+    assert (again.best, again.best_step) == (report.best, 8)
+    assert report.model.is_file()
 
 
 def test_a_finished_or_foreign_output_is_not_trained_over(

@@ -28,9 +28,10 @@ TUNING_LAYERS = {
     **dict.fromkeys(("caption_file", "files", "hyper", "listener", "order", "losses", "processes", "state"), 0),
     **dict.fromkeys(("config", "pictures", "trainees", "stored", "tensorboard"), 1),
     **dict.fromkeys(("optimisation", "student", "material", "encode", "batches"), 2),
-    **dict.fromkeys(("exam", "resume", "loop"), 3),
-    **dict.fromkeys(("build", "captions"), 4),
-    "train": 5,
+    **dict.fromkeys(("exam", "resume"), 3),
+    "loop": 4,
+    **dict.fromkeys(("build", "captions"), 5),
+    "train": 6,
 }
 EVALUATION_LAYERS = {
     **dict.fromkeys(("cache", "checkpoint", "datasets", "gnd", "model", "preparation"), 0),
