@@ -19,10 +19,14 @@ _TEXTS_KEPT: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of one step, by the names that the trainee's `forward` has, and image files that could not be used."""
+    """Tensors of one step, by the names that the trainee's `forward` has, and image files that could not be used.
+
+    With `lost` there are none, because so many files one after the other could not be read.
+    """
 
     tensors: dict[str, torch.Tensor]
     failures: tuple[Failure, ...]
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Loaded:
     pixels: torch.Tensor | None
     token_ids: torch.Tensor | None
     failures: tuple[Failure, ...]
+    lost: bool = False
 
 
 class Collate:
@@ -44,6 +49,9 @@ class Collate:
         self._kept: dict[str, torch.Tensor] = {}
 
     def __call__(self, samples: Sequence[Sample]) -> Loaded:
+        for sample in samples:
+            if sample.lost:
+                return Loaded(np.empty(0, dtype=np.int64), None, None, sample.failures, lost=True)
         pixels = [torch.from_numpy(sample.pixels) for sample in samples if sample.pixels is not None]
         texts = [self._captions[item.index][item.caption] for item in samples if item.caption is not None]
         return Loaded(
@@ -147,6 +155,8 @@ class Batches:
             yield number, self._assemble(number, loaded)
 
     def _assemble(self, step: int, loaded: Loaded) -> Batch:
+        if loaded.lost:
+            return Batch({}, loaded.failures, lost=True)
         tensors: dict[str, torch.Tensor] = {}
         if loaded.pixels is not None:
             tensors["pixels"] = loaded.pixels

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mcip_qdrant.evaluation.datasets import LabelledImages
+from mcip_qdrant.tuning.advice import helpful_memory_errors
 from mcip_qdrant.tuning.batches import Batches, CaptionTable, Collate, distinct
 from mcip_qdrant.tuning.config import TuneConfig
 from mcip_qdrant.tuning.encode import Encoding
@@ -19,7 +20,7 @@ from mcip_qdrant.tuning.exam import Exam
 from mcip_qdrant.tuning.files import NAMED, check_present, check_readable, file_stamps, names_below, unreadable_files
 from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.listener import Listener
-from mcip_qdrant.tuning.loop import Loop, helpful_memory_errors
+from mcip_qdrant.tuning.loop import Loop
 from mcip_qdrant.tuning.material import Material
 from mcip_qdrant.tuning.optimisation import make_optimizer
 from mcip_qdrant.tuning.order import Order

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import LabelledImages
+from mcip_qdrant.tuning.advice import helpful_loader_errors
 from mcip_qdrant.tuning.caption_file import read_caption_file
 from mcip_qdrant.tuning.encode import Encoding
 from mcip_qdrant.tuning.files import NAMED, check_present, check_readable, file_stamps, names_below, unreadable_files
@@ -107,7 +108,8 @@ def find_captions(config: CaptionConfig, listener: Listener | None = None) -> Ca
     config.output.mkdir(parents=True, exist_ok=True)
     student = load_student(config.source, patch_dropout=0.0, seed=0)
     named = [student.identity, *names_below(images.paths), *stamps]
-    pictures, captions = _vectors(config, images, digest(named), texts, student, together, told)
+    with helpful_loader_errors():
+        pictures, captions = _vectors(config, images, digest(named), texts, student, together, told)
     identity = digest([*named, *texts, f"{config.top} {config.threshold} {pictures.failed.tolist()}"])
     blocks = _match_all(config, identity, pictures.vectors, captions, together, told)
     together.wait()

@@ -10,7 +10,7 @@ from typing import Final
 from mcip_qdrant.errors import TuningError
 
 NAMED: Final = 20
-_TOLERATED: Final = 10
+TOLERATED: Final = 10
 
 
 def names_below(paths: Sequence[Path]) -> list[str]:
@@ -39,7 +39,7 @@ def too_many(count: int, of: int, share: float) -> bool:
 
     A share of few images says little, so ten are always tolerated, or of fewer than a hundred a tenth.
     """
-    return count > max(share * of, min(_TOLERATED, of / 10))
+    return count > max(share * of, min(TOLERATED, of / 10))
 
 
 def unreadable_files(paths: Sequence[Path], rows: Iterable[int], reasons: Mapping[str, str]) -> dict[str, str]:

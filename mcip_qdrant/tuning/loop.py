@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from mcip_qdrant.errors import TuningError
+from mcip_qdrant.tuning.advice import helpful_memory_errors
 from mcip_qdrant.tuning.batches import Batch, Batches
 from mcip_qdrant.tuning.exam import Exam
-from mcip_qdrant.tuning.files import NAMED
+from mcip_qdrant.tuning.files import NAMED, TOLERATED
 from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.listener import Listener
 from mcip_qdrant.tuning.optimisation import set_learning_rate
+from mcip_qdrant.tuning.pictures import Failure
 from mcip_qdrant.tuning.processes import Processes
 from mcip_qdrant.tuning.state import STATE_FILE, State, save_tensors
 from mcip_qdrant.tuning.trainees import Trainee
@@ -26,7 +28,6 @@ from mcip_qdrant.tuning.trainees import Trainee
 MODEL_FILE: Final = "model.pth"
 # GradScaler halves its factor at each overflow; from 65,536 it is at its end after this many in a row.
 _OVERFLOWS: Final = 30
-_TOLERATED: Final = 10
 _NOT_FINITE: Final = (
     "Likely: a learning rate too high, or fp16 where bf16 is needed. Start the same command again with another --lr, "
     "--grad-clip or --precision and --accept-changes"
@@ -148,26 +149,32 @@ class Loop:
         return {**values, "lr": rate, "gradient_norm": norm}, finite
 
     def _account(self, step: int, batch: Batch) -> None:
-        for failure in batch.failures:
+        if not batch.lost:
+            self._note_failures(batch.failures)
+        too_many = batch.lost or self._replaced_here > max(TOLERATED, self.max_unreadable * self._drawn_here)
+        # Together, or one process would wait for ever for the others.
+        if self.together.mean(torch.tensor(float(too_many), device=self.together.device)) == 0:
+            return
+        self._save()
+        what = f"more than {self.max_unreadable:.1%} of the images cannot be used ({len(self.state.unreadable)} files"
+        last = next(reversed(self.state.unreadable.items()), ("images of another process", "see its output"))
+        if batch.lost:
+            what = f"{len(batch.failures)} images one after the other cannot be read (is the archive still mounted?"
+            last = batch.failures[-1].path, batch.failures[-1].reason
+        raise TuningError(
+            f"stopped at step {step}: {what}; the last: {last[0]}: {last[1]}). Nothing is lost: the same command goes on when they "
+            "can be read again, or with a higher --max-unreadable"
+        )
+
+    def _note_failures(self, failures: Sequence[Failure]) -> None:
+        for failure in failures:
             if failure.path not in self.state.unreadable:
                 self.listener.note(f"{failure.path} cannot be used ({failure.reason}); another image takes its place")
             self.state.unreadable[failure.path] = failure.reason
         # Counted since this start: after a pause in which the files came back, the past must not stop the run again.
-        self.state.replaced += len(batch.failures)
-        self._replaced_here += len(batch.failures)
+        self.state.replaced += len(failures)
+        self._replaced_here += len(failures)
         self._drawn_here += self.batches.order.batch_size
-        too_many = self._replaced_here > max(_TOLERATED, self.max_unreadable * self._drawn_here)
-        # Together, or one process would wait for ever for the others.
-        if self.together.mean(torch.tensor(float(too_many), device=self.together.device)) > 0:
-            self._save()
-            path, reason = next(
-                reversed(self.state.unreadable.items()), ("images of another process", "see its output")
-            )
-            raise TuningError(
-                f"stopped at step {step}: more than {self.max_unreadable:.1%} of the images cannot be used "
-                f"({len(self.state.unreadable)} files; the last: {path}: {reason}). Nothing is lost: the same command goes on "
-                "when they can be read again, or with a higher --max-unreadable"
-            )
 
     def _broken(self, step: int, what: str) -> TuningError:
         # Not saved: weights on the way to infinity are often broken for some steps before it shows.
@@ -256,26 +263,3 @@ class Loop:
         elif self.state.best_step and not self.together.share((self.folder / MODEL_FILE).exists()):
             self.listener.note(f"{self.folder / MODEL_FILE} is gone: the best weights are sought among those to come")
             self.state.forget_best()
-
-
-@contextmanager
-def helpful_memory_errors(hyper: HyperParameters) -> Iterator[None]:
-    """Say which knob helps where memory ran out."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
-        text = str(exc)
-        if isinstance(exc, RuntimeError) and not isinstance(exc, torch.OutOfMemoryError) and "memory" not in text:
-            raise
-        knobs = [f"--batch-size below {hyper.batch_size}"]
-        if not hyper.grad_checkpointing:
-            knobs.append("--grad-checkpointing")
-        if hyper.precision == "fp32":
-            knobs.append("--precision bf16")
-        if hyper.patch_dropout < 0.5:
-            knobs.append(f"a higher --patch-dropout than {hyper.patch_dropout}")
-        first_line = (text.splitlines() or ["out of memory"])[0][:300]
-        raise TuningError(
-            f"out of memory ({first_line}). Try {', '.join(knobs)}. The state that was saved last stays: add --accept-changes "
-            "to go on from it, or --restart"
-        ) from exc

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch.utils.data import Dataset
 
-from mcip_qdrant.decode import decode
-from mcip_qdrant.errors import ImageError, Reason, TuningError
+from mcip_qdrant.errors import ImageError
 from mcip_qdrant.manifest import Preprocess
+from mcip_qdrant.picture import rgb_image
 from mcip_qdrant.preprocess import preprocess
 from mcip_qdrant.tuning.hyper import HyperParameters
 from mcip_qdrant.tuning.order import Draw
@@ -24,20 +24,6 @@ Pixels = NDArray[np.uint8]
 
 _REPLACEMENTS: Final = 20
 _RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-
-def read_picture(path: Path) -> Image.Image:
-    """Decode one file by the project's image rules; mode RGB, upright.
-
-    Raises:
-        ImageError: with the reason, for anything that is wrong with the file.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        reason = Reason.GONE if isinstance(exc, FileNotFoundError) else Reason.UNREADABLE
-        raise ImageError(reason, exc.strerror or str(exc)) from exc
-    return decode(data).rgb
 
 
 def augment(rgb: Image.Image, config: Preprocess, hyper: HyperParameters, rng: random.Random) -> Pixels:
@@ -85,13 +71,15 @@ class Sample:
     """One training picture; `failures` are the ones that it stands in for.
 
     `index` is the image that was really read, `pixels` is None where its stored vector is used instead, and `caption` is the
-    number of the one that was chosen of its captions, or None.
+    number of the one that was chosen of its captions, or None. With `lost` nothing was read: so many failures one after the other
+    mean that the archive went away, and a run must stop, all its processes together.
     """
 
     index: int
     pixels: Pixels | None
     caption: int | None
     failures: tuple[Failure, ...] = ()
+    lost: bool = False
 
 
 class TrainingPictures(Dataset[Sample]):
@@ -127,17 +115,14 @@ class TrainingPictures(Dataset[Sample]):
         index = draw.index
         while True:
             try:
-                pixels = augment(read_picture(self._paths[index]), self._config, self._hyper, rng)
+                pixels = augment(rgb_image(self._paths[index]), self._config, self._hyper, rng)
             except ImageError as exc:
-                failures.append(Failure(str(self._paths[index]), f"{exc.reason}: {exc}"))
+                failures.append(_failure(self._paths[index], exc))
             else:
                 caption = None if self._caption_counts is None else rng.randrange(self._caption_counts[index])
                 return Sample(index, pixels, caption, tuple(failures))
             if len(failures) > _REPLACEMENTS:
-                raise TuningError(
-                    f"{len(failures)} images one after the other cannot be read; the last: {failures[-1].path}: "
-                    f"{failures[-1].reason}. Is the archive still mounted?"
-                )
+                return Sample(index, None, None, tuple(failures), lost=True)
             index = rng.randrange(len(self._paths))
 
 
@@ -166,6 +151,10 @@ class EvaluationPictures(Dataset["Pixels | Failure"]):
 
     def __getitem__(self, index: int) -> Pixels | Failure:
         try:
-            return preprocess(read_picture(self._paths[index]), self._config)
+            return preprocess(rgb_image(self._paths[index]), self._config)
         except ImageError as exc:
-            return Failure(str(self._paths[index]), f"{exc.reason}: {exc}")
+            return _failure(self._paths[index], exc)
+
+
+def _failure(path: Path, exc: ImageError) -> Failure:
+    return Failure(str(path), f"{exc.reason}: {str(exc).removeprefix(f'{path}: ')}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mcip_qdrant.evaluation.datasets import LabelledImages
+from mcip_qdrant.tuning.advice import helpful_loader_errors
 from mcip_qdrant.tuning.build import Workshop, build
 from mcip_qdrant.tuning.config import TuneConfig
 from mcip_qdrant.tuning.hyper import hyper_parameters
@@ -37,6 +38,7 @@ def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
     began = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(helpful_loader_errors())
         together = processes(config.device)
         told: Listener = (listener or Silence()) if together.first else Silence()
         if config.tensorboard and together.first:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,9 +22,9 @@ from tuning_support import read_errors, write_archive, write_model
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import read_table
 from mcip_qdrant.evaluation.metrics import caption_retrieval, full_ranking_map
+from mcip_qdrant.picture import rgb_image
 from mcip_qdrant.tuning import TuneConfig, TuneReport, exam, hyper_parameters, run
-from mcip_qdrant.tuning.loop import helpful_memory_errors
-from mcip_qdrant.tuning.pictures import read_picture
+from mcip_qdrant.tuning.advice import helpful_memory_errors
 from mcip_qdrant.tuning.state import load_state
 
 SMALL = {"batch_size": 12, "epochs": 2, "tests_per_epoch": 1, "lr": 1e-3}
@@ -85,7 +88,7 @@ def _grade(name: str, weights: Path, images: Any) -> tuple[float, float]:
     tokens = open_clip.get_tokenizer(name)
     texts = [text for own in images.captions for text in own]
     with torch.inference_mode():
-        pictures = torch.stack([preprocess(read_picture(path)) for path in images.paths])
+        pictures = torch.stack([preprocess(rgb_image(path)) for path in images.paths])
         vectors = model.eval().encode_image(pictures, normalize=True).numpy()
         text_vectors = model.encode_text(tokens(texts), normalize=True).numpy()
     of = np.repeat(np.arange(len(images)), [len(own) for own in images.captions])
@@ -201,21 +204,54 @@ def test_an_image_that_becomes_unreadable_in_epoch_three_costs_nothing_else(
     assert all(math.isfinite(loss) for loss in watcher.losses.values())
 
 
-def test_an_archive_that_goes_away_stops_the_run_and_nothing_is_lost(
-    config: Callable[..., TuneConfig], tmp_path: Path
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_an_archive_that_goes_away_stops_the_run_with_its_state_saved(
+    config: Callable[..., TuneConfig], tmp_path: Path, loaders: int
 ) -> None:
     table = write_archive(tmp_path / "archive")
     classes, hidden = tmp_path / "archive/classes", tmp_path / "archive/hidden"
-    settings = config("gpr", data=table, hyper={"epochs": 3}, metric="last")
-    with pytest.raises(TuningError, match="still mounted"):
-        run(settings, Watcher({6: lambda: classes.rename(hidden)}))
+    settings = config("gpr", data=table, hyper={"epochs": 5, "batch_size": 4}, metric="last", loaders=loaders)
+    with pytest.raises(
+        TuningError, match=r"^stopped at step \d+: 21 images one after the other .*still mounted"
+    ) as caught:
+        run(settings, Watcher({14: lambda: classes.rename(hidden)}))
+    assert "Traceback" not in str(caught.value)
+    state = load_state(tmp_path / "out")
+    assert state is not None
+    assert f"stopped at step {state.step}" in str(caught.value)
+    assert 14 <= state.step < 20  # what loader processes had read before is used
+    with pytest.raises(TuningError, match="48 of 48 images cannot be used.*still mounted"):
+        run(settings)
     hidden.rename(classes)
+    report = run(settings)
+    assert (report.steps, report.unreadable) == (60, 0)
+    undisturbed = run(config("gpr", "whole", data=table, hyper={"epochs": 5, "batch_size": 4}, metric="last"))
+    one, other = _weights(report.model), _weights(undisturbed.model)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_loader_process_that_is_killed_is_an_error_that_names_the_knob(config: Callable[..., TuneConfig]) -> None:
+    def kill() -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+
+    settings = config("gpr", hyper={"epochs": 9}, metric="last", loaders=2)
+    with pytest.raises(TuningError, match=r"a process that reads images died .*fewer --loaders") as caught:
+        run(settings, Watcher({3: kill}))
+    assert "Traceback" not in str(caught.value)
+    assert run(settings).steps == 36
+
+
+def test_many_torn_images_stop_the_run_and_nothing_is_lost(config: Callable[..., TuneConfig], tmp_path: Path) -> None:
+    table = write_archive(tmp_path / "archive")
+    classes = tmp_path / "archive/classes"
     torn = sorted(classes.rglob("*.jpg"))[::2]
-    settings = config("gpr", "other", data=table, hyper={"epochs": 3}, metric="last")
+    settings = config("gpr", data=table, hyper={"epochs": 3}, metric="last")
     kept = {path: path.read_bytes() for path in torn}
     with pytest.raises(TuningError, match="more than 1.0% of the images cannot be used"):
         run(settings, Watcher({2: lambda: [path.write_bytes(b"torn") for path in torn]}))
-    state = load_state(tmp_path / "other")
+    state = load_state(tmp_path / "out")
     assert state is not None
     assert 2 <= state.step < 12
     for path, data in kept.items():
