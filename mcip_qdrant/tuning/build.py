@@ -51,7 +51,6 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
         TuningError: the output holds another run, or the data cannot be used.
     """
     hyper = config.chosen_hyper
-    config.output.mkdir(parents=True, exist_ok=True)
     student = load_student(_source(config), patch_dropout=hyper.patch_dropout, seed=hyper.seed)
     notices = list(material.notices)
     autocast, scaler = precision_context(hyper.precision, together.device)

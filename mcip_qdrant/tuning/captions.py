@@ -26,6 +26,7 @@ from mcip_qdrant.tuning.encode import Encoding
 from mcip_qdrant.tuning.files import NAMED, check_present, check_readable, file_stamps, names_below, unreadable_files
 from mcip_qdrant.tuning.hyper import Precision, require
 from mcip_qdrant.tuning.listener import Listener, Silence
+from mcip_qdrant.tuning.lock import only_run
 from mcip_qdrant.tuning.material import load_images
 from mcip_qdrant.tuning.processes import Processes, processes
 from mcip_qdrant.tuning.state import save_lines, save_text
@@ -97,6 +98,11 @@ def find_captions(config: CaptionConfig, listener: Listener | None = None) -> Ca
     """
     together = processes(config.device)
     told = listener if listener is not None and together.first else Silence()
+    with only_run(config.output, together), helpful_loader_errors():
+        return _find(config, together, told)
+
+
+def _find(config: CaptionConfig, together: Processes, told: Listener) -> CaptionReport:
     texts = read_caption_file(config.caption_file)
     images = load_images(config.data)
     for notice in images.notices:
@@ -105,11 +111,9 @@ def find_captions(config: CaptionConfig, listener: Listener | None = None) -> Ca
         raise TuningError(f"{config.data}: no images")
     stamps = file_stamps(images.paths)
     check_present(images.paths, stamps, config.max_unreadable)
-    config.output.mkdir(parents=True, exist_ok=True)
     student = load_student(config.source, patch_dropout=0.0, seed=0)
     named = [student.identity, *names_below(images.paths), *stamps]
-    with helpful_loader_errors():
-        pictures, captions = _vectors(config, images, digest(named), texts, student, together, told)
+    pictures, captions = _vectors(config, images, digest(named), texts, student, together, told)
     identity = digest([*named, *texts, f"{config.top} {config.threshold} {pictures.failed.tolist()}"])
     blocks = _match_all(config, identity, pictures.vectors, captions, together, told)
     together.wait()

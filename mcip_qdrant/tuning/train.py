@@ -16,6 +16,7 @@ from mcip_qdrant.tuning.build import Workshop, build
 from mcip_qdrant.tuning.config import TuneConfig
 from mcip_qdrant.tuning.hyper import hyper_parameters
 from mcip_qdrant.tuning.listener import Listener, Silence
+from mcip_qdrant.tuning.lock import only_run
 from mcip_qdrant.tuning.loop import MODEL_FILE
 from mcip_qdrant.tuning.material import load_images, prepare_material
 from mcip_qdrant.tuning.processes import processes
@@ -41,6 +42,7 @@ def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
         stack.enter_context(helpful_loader_errors())
         together = processes(config.device)
         told: Listener = (listener or Silence()) if together.first else Silence()
+        stack.enter_context(only_run(config.output, together))
         if config.tensorboard and together.first:
             told = stack.enter_context(closing(TensorBoardLog(config.output / LOG_FOLDER, told)))
         material = prepare_material(config)
