@@ -35,6 +35,8 @@ class TuneConfig:
             the metric `last`.
         accept_changes: go on from a saved state although hyper-parameters differ.
         restart: throw a saved state away.
+        restart_if_start_differs: throw a saved state away if it began from other weights than these, instead of refusing: what a
+            second stage needs when the first one was trained further.
         max_unreadable: share of drawn images, 0..1, that may fail to decode before the run stops.
     """
 
@@ -58,6 +60,7 @@ class TuneConfig:
     tensorboard: bool = True
     accept_changes: bool = False
     restart: bool = False
+    restart_if_start_differs: bool = False
     max_unreadable: float = 0.01
 
     def __post_init__(self) -> None:

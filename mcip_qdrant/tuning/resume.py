@@ -43,12 +43,16 @@ def state_of_run(
         "processes": together.world_size,
         **{f"--{name.replace('_', '-')}": value for name, value in asdict(config.chosen_hyper).items()},
     }
-    if config.restart and together.first:
-        for old in (config.output / STATE_FILE, *(config.output / LOG_FOLDER).glob("events.*")):
-            old.unlink(missing_ok=True)
+    saved = None if config.restart else load_state(config.output)
+    if saved is not None and config.restart_if_start_differs and saved.fingerprint["start"] != identity:
+        listener.note(f"the starting weights are new: what {config.output / STATE_FILE} holds is thrown away")
+        saved = None
+    # Nobody may look for a state that is going to be removed.
     together.wait()
-    saved = load_state(config.output)
     if saved is None:
+        if together.first:
+            for old in (config.output / STATE_FILE, *(config.output / LOG_FOLDER).glob("events.*")):
+                old.unlink(missing_ok=True)
         return State(fingerprint)
     different = [name for name, value in fingerprint.items() if saved.fingerprint.get(name) != value]
     fixed = _FIXED & set(different)

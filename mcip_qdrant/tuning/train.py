@@ -19,7 +19,7 @@ from mcip_qdrant.tuning.listener import Listener, Silence
 from mcip_qdrant.tuning.lock import only_run
 from mcip_qdrant.tuning.loop import MODEL_FILE
 from mcip_qdrant.tuning.material import load_images, prepare_material
-from mcip_qdrant.tuning.processes import processes
+from mcip_qdrant.tuning.processes import Processes, processes
 from mcip_qdrant.tuning.state import REPORT_FILE, TuneReport, copy_file, save_text
 from mcip_qdrant.tuning.tensorboard import LOG_FOLDER, TensorBoardLog
 
@@ -63,22 +63,36 @@ def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
 def _two_stages(config: TuneConfig, listener: Listener | None) -> TuneReport:
     """2SFT: GPR-FT, then re-alignment of the text tower to the tuned image tower."""
     together = processes(config.device)
-    first = run(replace(config, method="gpr", output=config.output / "gpr"), listener)
+    data = load_images(config.data)
+    first = replace(config, method="gpr", output=config.output / "gpr", data=data)
     second = replace(
         config,
         method="realign",
         output=config.output / "realign",
-        checkpoint=first.model,
-        data=config.pairs or config.data,
+        checkpoint=first.output / MODEL_FILE,
+        data=data if config.pairs is None else load_images(config.pairs),
         hyper=config.realign_hyper or hyper_parameters("realign"),
         validation=_captioned(config.validation),
-        metric=None,
+        metric="last" if config.metric == "last" else None,
+        restart_if_start_differs=True,
     )
+    # Both before any training: the first stage may take days.
+    for stage in (first, second):
+        prepare_material(stage)
+    with only_run(config.output, together):
+        return _run_both(config, first, second, together, listener)
+
+
+def _run_both(
+    config: TuneConfig, first: TuneConfig, second: TuneConfig, together: Processes, listener: Listener | None
+) -> TuneReport:
+    first_report = run(first, listener)
     report = replace(run(second, listener), method="2sft", model=config.output / MODEL_FILE)
     if together.first:
         copy_file(second.output / MODEL_FILE, report.model)
         save_text(
-            json.dumps({**report.as_json(), "first_stage": first.as_json()}, indent=2), config.output / REPORT_FILE
+            json.dumps({**report.as_json(), "first_stage": first_report.as_json()}, indent=2),
+            config.output / REPORT_FILE,
         )
     together.wait()
     return report

@@ -19,7 +19,7 @@ import pytest
 import torch
 from tuning_support import read_errors, write_archive, write_model
 
-from mcip_qdrant.errors import TuningError
+from mcip_qdrant.errors import SourceError, TuningError
 from mcip_qdrant.evaluation.datasets import read_table
 from mcip_qdrant.evaluation.metrics import caption_retrieval, full_ranking_map
 from mcip_qdrant.picture import rgb_image
@@ -146,6 +146,40 @@ def test_two_stages(
     assert not torch.equal(first["text_projection"], final["text_projection"])
     described = json.loads((tmp_path / "out/report.json").read_text())
     assert (described["method"], described["first_stage"]["method"]) == ("2sft", "gpr")
+
+
+def test_both_stages_are_checked_before_the_first_one_runs(
+    config: Callable[..., TuneConfig], table: Path, tmp_path: Path
+) -> None:
+    for options, words in (({}, "column captions"), ({"pairs": tmp_path / "nowhere.jsonl"}, "nowhere.jsonl")):
+        with pytest.raises((TuningError, SourceError), match=words):
+            run(config("2sft", data=table.parent / "classes", **options))
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_first_stage_that_was_trained_further_restarts_the_second_one_alone(
+    config: Callable[..., TuneConfig], tmp_path: Path
+) -> None:
+    second = hyper_parameters("realign", **{**SMALL, "text_tensors": 0})
+    shared: dict[str, Any] = {"metric": "last", "realign_hyper": second}
+    run(config("2sft", **shared))
+    assert not any(
+        "kept for validation" in text for text in json.loads((tmp_path / "out/report.json").read_text())["notices"]
+    )
+    watcher = Watcher()
+    report = run(config("2sft", hyper={"epochs": 3}, accept_changes=True, **shared), watcher)
+    assert "goes on from step 8" in watcher.notes
+    assert any("the starting weights are new" in note for note in watcher.notes)
+    first = _weights(tmp_path / "out/gpr/model.pth")
+    assert all(torch.equal(first[name], value) for name, value in _weights(report.model).items() if "visual" in name)
+    anew = run(
+        replace(
+            config("realign", "anew", hyper={"text_tensors": 0}, metric="last"),
+            checkpoint=tmp_path / "out/gpr/model.pth",
+        )
+    )
+    one, other = _weights(report.model), _weights(anew.model)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_precision_checkpointing_and_patch_dropout(config: Callable[..., TuneConfig]) -> None:
