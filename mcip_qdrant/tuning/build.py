@@ -66,7 +66,7 @@ def build(config: TuneConfig, material: Material, together: Processes, listener:
     )
     stamps = file_stamps(material.training.paths)
     check_present(material.training.paths, stamps, config.max_unreadable)
-    state = state_of_run(config, material, student.identity, together, listener)
+    state = state_of_run(config, material, stamps, student.identity, together, listener)
     store = _Store(config.output, student, encoding, together, listener, hyper)
     batches, said = _batches(config, material, student, store, together, state, stamps)
     for text in said:

@@ -473,6 +473,38 @@ def test_a_finished_or_foreign_output_is_not_trained_over(
     assert report.steps == first.steps
 
 
+def test_a_run_knows_its_images_wherever_they_lie_and_however_they_are_named(
+    config: Callable[..., TuneConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named relatively; moved as a whole; then one picture is replaced; then one class is gone."""
+    table = write_archive(tmp_path / "archive")
+
+    def settings(data: Path, **options: Any) -> TuneConfig:
+        return config("gpr", data=data, hyper={"epochs": 1}, hold_out=0.3, **options)
+
+    first = run(settings(table))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "archive").rename(tmp_path / "moved")
+    for name in (Path("moved/table.jsonl"), tmp_path / "moved/table.jsonl"):
+        watcher = Watcher()
+        assert run(settings(name), watcher).best == first.best
+        assert not watcher.losses
+    table = tmp_path / "moved/table.jsonl"
+    files = sorted((tmp_path / "moved/classes").rglob("*.jpg"))
+    for path in files:
+        path.write_bytes(files[0].read_bytes())
+    with pytest.raises(TuningError, match=r"sizes or times of training images.*--accept-changes"):
+        run(settings(table))
+    assert run(settings(table, accept_changes=True)).steps == first.steps
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if "kind-0" not in line))
+    for accepted in (False, True):
+        with pytest.raises(TuningError, match="training data") as caught:
+            run(settings(table, accept_changes=accepted))
+        assert "--accept-changes" not in str(caught.value)
+        assert "--restart" in str(caught.value)
+
+
 def test_early_stop_and_no_gain_are_told(config: Callable[..., TuneConfig]) -> None:
     hopeless = {
         "lr": 1e-12,
