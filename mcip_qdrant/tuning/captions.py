@@ -9,25 +9,33 @@ from __future__ import annotations
 import collections
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from mcip_qdrant.errors import TuningError
-from mcip_qdrant.evaluation.datasets import LabelledImages
+from mcip_qdrant.evaluation.datasets import LabelledImages, show
 from mcip_qdrant.tuning.advice import helpful_loader_errors
 from mcip_qdrant.tuning.caption_file import read_caption_file
 from mcip_qdrant.tuning.encode import Encoding
-from mcip_qdrant.tuning.files import NAMED, check_present, check_readable, file_stamps, names_below, unreadable_files
+from mcip_qdrant.tuning.files import (
+    NAMED,
+    check_present,
+    check_readable,
+    file_stamps,
+    names_below,
+    text_name,
+    unreadable_files,
+)
 from mcip_qdrant.tuning.hyper import Precision, require
 from mcip_qdrant.tuning.listener import Listener, Silence
 from mcip_qdrant.tuning.lock import only_run
 from mcip_qdrant.tuning.material import load_images
+from mcip_qdrant.tuning.nearest import nearest_captions
 from mcip_qdrant.tuning.processes import Processes, processes
 from mcip_qdrant.tuning.state import save_lines, save_text
 from mcip_qdrant.tuning.stored import Stored, Vectors, digest, stored_vectors
@@ -37,7 +45,6 @@ from mcip_qdrant.tuning.trainees import Trainee
 TABLE_FILE: Final = "captions.jsonl"
 _BATCH: Final = 128
 _IMAGES_AT_ONCE: Final = 8192
-_CAPTIONS_AT_ONCE: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,34 +176,6 @@ def _vectors(
     return pictures, captions.vectors
 
 
-def nearest_captions(
-    images: Vectors, captions: Vectors, *, top: int, device: torch.device
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The `top` captions of highest cosine of each image, best first; among equals the earlier one first.
-
-    Args:
-        images: float32 `[B, D]`, unit norm.
-        captions: float32 `[M, D]`, unit norm; read piece by piece.
-        top: at most so many.
-        device: where the products are computed, in float32.
-
-    Returns:
-        int64 `[B, k]` rows of `captions` and float32 `[B, k]` cosines, k = min(top, M).
-    """
-    rows = torch.from_numpy(np.array(images)).to(device)
-    best = torch.empty((len(images), 0), device=device)
-    which = torch.empty((len(images), 0), dtype=torch.int64, device=device)
-    for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
-        piece = torch.from_numpy(np.array(captions[start : start + _CAPTIONS_AT_ONCE])).to(device)
-        values, places = (rows @ piece.T).topk(min(top, len(piece)), dim=1)
-        best, which = torch.cat([best, values], dim=1), torch.cat([which, places + start], dim=1)
-        by_place = which.argsort(dim=1)
-        best, which = best.gather(1, by_place), which.gather(1, by_place)
-        by_value = best.argsort(dim=1, descending=True, stable=True)[:, :top]
-        best, which = best.gather(1, by_value), which.gather(1, by_value)
-    return which.cpu().numpy(), best.cpu().numpy()
-
-
 def _match_all(
     config: CaptionConfig,
     identity: str,
@@ -236,6 +215,7 @@ def _write_table(
 ) -> CaptionReport:
     readable = np.ones(len(images), dtype=bool)
     readable[pictures.failed] = False
+    named = [text_name(path) for path in images.paths]
     counts = np.zeros(len(images), dtype=np.int64)
     best = np.full(len(images), np.nan)
 
@@ -249,8 +229,10 @@ def _write_table(
                 counts[row] = len(own)
                 best[row] = cosine if readable[row] else np.nan
                 label = images.labels[row]
+                if named[row] is None:
+                    continue
                 described = {
-                    "image": str(images.paths[row].absolute()),
+                    "image": named[row],
                     "class": images.names[label] if label >= 0 else None,
                     "captions": [texts[place] for place, _ in own],
                     "cosines": [value for _, value in own],
@@ -266,6 +248,12 @@ def _write_table(
     low, middle, high = np.percentile(known if len(known) else [0.0], [10, 50, 90]).tolist()
     without = int((counts == 0).sum())
     notices = []
+    unnamed = [show(os.fsencode(path)) for path, name in zip(images.paths, named, strict=True) if name is None]
+    if unnamed:
+        notices.append(
+            f"left out of the table: {len(unnamed)} images whose names are not UTF-8, which JSON cannot hold "
+            f"({', '.join(unnamed[:NAMED])}); rename them and start again"
+        )
     if without > len(images) / 2:
         notices.append(
             f"{without} of {len(images)} images have no caption above {config.threshold}; the best caption's cosine is "

@@ -22,6 +22,16 @@ def names_below(paths: Sequence[Path]) -> list[str]:
     return [os.path.relpath(path, root) for path in absolute]
 
 
+def text_name(path: Path) -> str | None:
+    """The absolute path of a file as JSON and UTF-8 hold it, or None if they cannot."""
+    name = str(path.absolute())
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
+    return name
+
+
 def file_stamps(paths: Sequence[Path]) -> list[str]:
     """Size and time of each file: what tells, without reading it, that it was replaced. Empty for a file that is not there."""
     stamps = []

@@ -1,7 +1,7 @@
 """The hyper-parameters of the paper, per method, each with its help text. Knows no torch: the command line lists them.
 
-The values are those of the authors' released code ("[C]" in this project's fact sheet on the paper); where the source says
-nothing, the field's help says so.
+The values are those of the code that the authors released with the paper (arXiv 2409.01936), SO400M configuration; where it
+says nothing, the field's help says so.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _ALL: Final = ("contrastive", "gpr", "mcip", "realign")
 _IMAGE: Final = ("contrastive", "gpr", "mcip")
 _CLASSES: Final = ("gpr", "mcip")
 _PAIRS: Final = ("contrastive", "realign")
+# What torch takes.
+_LARGEST_SEED: Final = 2**64 - 1
 
 
 def _knob(text: str, methods: tuple[str, ...] = _ALL) -> Any:
@@ -95,6 +97,7 @@ class HyperParameters:
             require(0 <= getattr(self, name) < 1, f"{name} must be in 0..1, 1 excluded")
         for name in ("flip", "brightness", "contrast", "saturation"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in 0..1")
+        require(self.seed <= _LARGEST_SEED, f"seed must be at most {_LARGEST_SEED}")
         require(0 < self.epoch_share <= 1, "epoch_share must be above 0 and at most 1")
         require(0 <= self.margin < math.pi / 2, "margin is an angle in radians, 0 to 1.57")
         require(self.squash >= 1, "squash must be at least 1")

@@ -1,6 +1,6 @@
 """The losses of the paper: ArcMargin over class proxies, MCArcMargin over the captions of a batch, InfoNCE over pairs.
 
-Sources: paper.md is this project's fact sheet on MCIP (arXiv 2409.01936) and its released code. ArcMargin is ArcFace
+Sources: the paper on MCIP (arXiv 2409.01936) and the code released with it. ArcMargin is ArcFace
 (arXiv 1801.07698). The symbols of MCArcMargin were **reconstructed** from the released code, because the typesetting of the
 paper was not at hand. All of them compute in float32 at least, whatever autocast does around them: softmax over logits of
 scale 30 needs the bits.

@@ -62,6 +62,11 @@ def prepare_material(config: TuneConfig) -> Material:
             notices.append(f"kept for validation: {len(validation)} of {len(usable)} images")
     if validation is not None:
         _check_validation(validation, metric)
+    if method == "mcip" and not any(training.captions or []):
+        raise TuningError(
+            f"none of the {len(training)} images left for training has a caption: those with captions are all kept for "
+            "validation; give --validation DATA, or captions for more images"
+        )
     training, said = _compact(training, method)
     hidden = len(notices) - _NOTICES_SHOWN
     if hidden > 0:

@@ -25,7 +25,9 @@ LAYERS = {
     **dict.fromkeys(("integrations", "server"), 11),
 }
 TUNING_LAYERS = {
-    **dict.fromkeys(("caption_file", "files", "hyper", "listener", "order", "losses", "processes", "state"), 0),
+    **dict.fromkeys(
+        ("caption_file", "files", "hyper", "listener", "nearest", "order", "losses", "processes", "state"), 0
+    ),
     **dict.fromkeys(("advice", "config", "lock", "pictures", "trainees", "stored", "tensorboard"), 1),
     **dict.fromkeys(("optimisation", "student", "material", "encode", "batches"), 2),
     **dict.fromkeys(("exam", "resume"), 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from tuning_support import read_errors, write_archive
 
 from mcip_qdrant.errors import TuningError
 from mcip_qdrant.evaluation.datasets import read_table
-from mcip_qdrant.tuning import captions, stored
+from mcip_qdrant.tuning import captions, nearest, stored
 from mcip_qdrant.tuning.batches import CaptionTable, Collate, distinct
 from mcip_qdrant.tuning.caption_file import read_caption_file
-from mcip_qdrant.tuning.captions import CaptionConfig, find_captions, nearest_captions
+from mcip_qdrant.tuning.captions import CaptionConfig, find_captions
 from mcip_qdrant.tuning.encode import Encoding
+from mcip_qdrant.tuning.nearest import nearest_captions
 from mcip_qdrant.tuning.pictures import Sample
 from mcip_qdrant.tuning.student import Source
 
@@ -33,7 +35,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("top", [1, 5, 20, 40])
 def test_nearest_are_those_of_brute_force_in_float64(top: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captions, "_CAPTIONS_AT_ONCE", 9)
+    monkeypatch.setattr(nearest, "_CAPTIONS_AT_ONCE", 9)
     rng = np.random.default_rng(top)
     images, texts = _unit(rng.normal(size=(11, 6))), _unit(rng.normal(size=(31, 6)))
     which, cosine = nearest_captions(images, texts, top=top, device=torch.device("cpu"))
@@ -44,7 +46,7 @@ def test_nearest_are_those_of_brute_force_in_float64(top: int, monkeypatch: pyte
 
 
 def test_among_equals_the_earlier_caption_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captions, "_CAPTIONS_AT_ONCE", 2)
+    monkeypatch.setattr(nearest, "_CAPTIONS_AT_ONCE", 2)
     texts = np.array([[0, 1], [1, 0], [1, 0], [0, 1], [1, 0]], dtype=np.float32)
     which, _ = nearest_captions(np.array([[1, 0]], dtype=np.float32), texts, top=4, device=torch.device("cpu"))
     assert which.tolist() == [[1, 2, 4, 0]]
@@ -177,6 +179,19 @@ def test_a_read_error_is_not_for_ever(student_files: tuple[str, Path], tmp_path:
     assert find_captions(config).unreadable == 0
     rows = [json.loads(line) for line in (tmp_path / "found/captions.jsonl").read_text().splitlines()]
     assert all(len(row["captions"]) == 20 for row in rows)
+
+
+def test_a_name_that_json_cannot_hold_costs_that_image_alone(student_files: tuple[str, Path], tmp_path: Path) -> None:
+    write_archive(tmp_path)
+    image = tmp_path / "classes/kind-3/2.jpg"
+    image.rename(image.parent / os.fsdecode(b"caf\xe9.jpg"))
+    report = find_captions(_config(student_files, tmp_path / "classes", tmp_path / "found", threshold=-1.0))
+    (notice,) = report.notices
+    assert "1 images whose names are not UTF-8" in notice
+    assert "kind-3/caf%E9.jpg" in notice
+    again = read_table(report.table)
+    assert len(again) == report.images - 1 == 47
+    assert all(len(own) == 20 for own in again.captions or [])
 
 
 def test_captions_of_a_batch_are_one_column_each() -> None:

@@ -90,6 +90,15 @@ def test_data_that_cannot_teach_is_refused(
         prepare_material(_config(images, method, **options))
 
 
+def test_captions_must_be_left_for_training_after_the_split() -> None:
+    whole = [*"aabbccddee"]
+    held = prepare_material(_config(_images(whole), "gpr", hold_out=0.4)).validation
+    assert held is not None
+    captions = [["x"] if Path(f"{number}.jpg") in held.paths else [] for number in range(len(whole))]
+    with pytest.raises(TuningError, match="none of the 6 images left for training has a caption"):
+        prepare_material(_config(_images(whole, captions), "mcip", hold_out=0.4))
+
+
 def test_many_notices_are_cut() -> None:
     images = replace(_images([*"aabb"]), notices=tuple(f"notice {number}" for number in range(100)))
     notices = prepare_material(_config(images, metric="last")).notices
