@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mcip_qdrant.cli.options import ANY_PATH
+from mcip_qdrant.cli.options import ANY_PATH, device_option
 from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.tuning.hyper import HyperParameters, Method, hyper_parameters, knobs_of
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _PRECISIONS = click.Choice(["auto", "fp32", "bf16", "fp16"])
-_DEVICES = click.Choice(["auto", "cpu", "cuda"])
 _METRICS = click.Choice(["image-map", "text-recall", "mean", "last"])
 _SECOND_STAGE = "realign_"
 
@@ -66,7 +65,7 @@ _model_options = _stacked(
     click.option(
         "--tokenizer", type=ANY_PATH, help="Folder with the Hugging Face tokenizer's files, where one is needed."
     ),
-    click.option("--device", type=_DEVICES, default="auto", show_default=True),
+    device_option,
     click.option(
         "--loaders",
         type=click.IntRange(min=0),

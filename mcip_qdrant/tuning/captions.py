@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class CaptionConfig:
         output: folder for `captions.jsonl` and the stored vectors.
         top: captions per image at most.
         threshold: cosine that a caption must exceed; 0.27 in the released configuration, 0.271 in its function's default.
+        device: `auto`, `cpu`, `cuda`, or `cuda:N` for a run of one process.
         loaders: processes that decode images; None: none on a CPU, up to 8 for a GPU.
         max_unreadable: share of the images, 0..1, that may be unreadable before the run stops.
     """
@@ -70,7 +71,7 @@ class CaptionConfig:
     top: int = 20
     threshold: float = 0.27
     precision: Precision = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     loaders: int | None = None
     max_unreadable: float = 0.01
 
@@ -106,6 +107,8 @@ def find_captions(config: CaptionConfig, listener: Listener | None = None) -> Ca
     together = processes(config.device)
     told = listener if listener is not None and together.first else Silence()
     with only_run(config.output, together), helpful_loader_errors():
+        if config.device == "auto":
+            told.note(f"device auto: running on {together.device.type}")
         return _find(config, together, told)
 
 

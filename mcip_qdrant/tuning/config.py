@@ -10,7 +10,6 @@ from mcip_qdrant.evaluation.datasets import LabelledImages
 from mcip_qdrant.tuning.hyper import DEFAULTS, HyperParameters, Method, hyper_parameters, require
 
 Metric = Literal["image-map", "text-recall", "mean", "last"]
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +29,7 @@ class TuneConfig:
         validation: images to choose the best weights on; else a share `hold_out` of the data is kept from training.
         metric: what "best" means: `image-map` (full-ranking mAP, query out), `text-recall` (text-to-image recall@5), their
             `mean`, or `last` (no evaluation: the newest weights). None: image-map for gpr and mcip, else text-recall.
+        device: `auto`, `cpu`, `cuda`, or `cuda:N` for a run of one process.
         loaders: processes that decode images; None: none on a CPU, up to 8 for a GPU.
         save_every: steps between saved states; a new best is saved at once. 0 saves at evaluations only, at ends of epochs with
             the metric `last`.
@@ -54,7 +54,7 @@ class TuneConfig:
     validation: Path | LabelledImages | None = None
     hold_out: float = 0.05
     metric: Metric | None = None
-    device: Device = "auto"
+    device: str = "auto"
     loaders: int | None = None
     save_every: int = 500
     tensorboard: bool = True

@@ -16,6 +16,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from mcip_qdrant.errors import TuningError
+from mcip_qdrant.session import Device
 
 # Rank 0 evaluates and saves while the others wait.
 _PATIENCE: Final = timedelta(hours=2)
@@ -69,16 +70,23 @@ def processes(device: str) -> Processes:
     The group lasts until the program ends: torchrun's store remembers addresses, so a second group would meet the first one's.
 
     Args:
-        device: `cpu`, `cuda` or `auto`.
+        device: `auto`, `cpu`, `cuda`, or `cuda:N` where this process is alone: torchrun's processes have a GPU each.
 
     Raises:
-        TuningError: a GPU was asked for and none is there.
+        DeviceError: no such word.
+        TuningError: a GPU was asked for and is not there, or the same one for several processes.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TuningError("--device cuda: torch sees no GPU here; check the driver, or use --device cpu")
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
+    asked = Device.parse(device)
+    numbered, world_size = ":" in device, int(os.environ.get("WORLD_SIZE", "1"))
+    if asked.kind == "cuda" and asked.index >= torch.cuda.device_count():
+        raise TuningError(f"--device {device}: torch sees no such GPU here; check the driver, or use --device cpu")
+    if numbered and world_size > 1:
+        raise TuningError(
+            f"--device {device} is for one process: torchrun gives each of its {world_size} a GPU; say cuda or auto"
+        )
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if asked.kind == "auto" else asked.kind
+    number = asked.index if numbered else int(os.environ.get("LOCAL_RANK", "0"))
+    place = torch.device(kind, number) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(place)
     if world_size == 1:

@@ -45,6 +45,8 @@ def run(config: TuneConfig, listener: Listener | None = None) -> TuneReport:
         stack.enter_context(only_run(config.output, together))
         if config.tensorboard and together.first:
             told = stack.enter_context(closing(TensorBoardLog(config.output / LOG_FOLDER, told)))
+        if config.device == "auto":
+            told.note(f"device auto: running on {together.device.type}")
         material = prepare_material(config)
         for notice in material.notices:
             told.note(notice)

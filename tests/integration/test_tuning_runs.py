@@ -203,7 +203,7 @@ def test_precision_checkpointing_and_patch_dropout(config: Callable[..., TuneCon
     if not torch.cuda.is_available():
         with pytest.raises(TuningError, match="--precision fp16 needs a GPU"):
             weights("f", precision="fp16")
-        with pytest.raises(TuningError, match="torch sees no GPU"):
+        with pytest.raises(TuningError, match="torch sees no such GPU"):
             run(config("gpr", "g", device="cuda"))
 
 
