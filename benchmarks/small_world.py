@@ -1,4 +1,4 @@
-"""The paper's table in small: five models, three seeds, on drawn pictures, with the commands that users have.
+"""The paper's table in small: five models and a control, three seeds, on drawn pictures, with the commands that users have.
 
     python benchmarks/small_world.py            some 42 CPU minutes a seed; stop it when you like, the same call goes on
 
@@ -9,6 +9,7 @@ Every stage of every seed is one `mcip-qdrant tune` command and resumes by itsel
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcip_qdrant.bundle import file_sha256
 from mcip_qdrant.world.architecture import FOLDER
 from mcip_qdrant.world.archive import TABLE, Picture, data_hash, pictures, write_split
 from mcip_qdrant.world.measure import FIGURES, measure
@@ -103,11 +105,23 @@ def commands(seed: int) -> list[str]:
 
 
 def run_stage(stage: Stage, seed: int, work: Path) -> dict[str, float]:
-    """Run a stage unless it is finished; returns the seconds by the clock and on the CPUs of the start that finished it."""
+    """Run a stage unless it is finished; returns the seconds by the clock and on the CPUs of the start that finished it.
+
+    It is finished if it ended with the same command and from the same files; else it is done anew, with its figures.
+    """
     folder = work / f"seed-{seed}" / stage.name
-    note = folder / "seconds.json"
-    if not note.is_file():
-        arguments = command_line(stage, seed, work)
+    note, figures, asked_note = (folder / name for name in ("seconds.json", "figures.json", "asked.json"))
+    arguments = command_line(stage, seed, work)
+    asked = {"command": arguments, "files": _read_by(arguments)}
+    same = asked_note.is_file() and json.loads(asked_note.read_text()) == asked
+    if not (same and note.is_file()):
+        began_before = folder.is_dir() and not same
+        for old in (note, figures):
+            old.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        asked_note.write_text(json.dumps(asked))
+        if began_before and stage.command != "captions":
+            arguments = [*arguments, "--restart"]
         print("\n$ mcip-qdrant", *arguments, flush=True)
         began, used = time.monotonic(), _cpu_seconds()
         subprocess.run([sys.executable, "-m", "mcip_qdrant", *arguments], check=True, cwd=REPOSITORY)
@@ -115,6 +129,13 @@ def run_stage(stage: Stage, seed: int, work: Path) -> dict[str, float]:
         note.write_text(json.dumps(taken))
     known: dict[str, float] = json.loads(note.read_text())
     return known
+
+
+def _read_by(arguments: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the files that a command reads and that another stage may have written anew."""
+    given = dict(itertools.pairwise(arguments))
+    files = [Path(given[flag]) for flag in ("--checkpoint", "--data", "--caption-file") if flag in given]
+    return {str(path): file_sha256(path) for path in files if path.is_file()}
 
 
 def _cpu_seconds() -> float:
@@ -190,6 +211,18 @@ def run_seed(seed: int, work: Path, made: dict[str, list[Picture]]) -> None:
     (RESULTS / f"seed-{seed}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
+def finished(seed: int) -> bool:
+    """Whether the result of a seed is there.
+
+    Raises:
+        SystemExit: it is, and other commands than today's made it.
+    """
+    path = RESULTS / f"seed-{seed}.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["commands"] != commands(seed):
+        raise SystemExit(f"{path} was made by other commands than these: remove it to run the seed again")
+    return path.is_file()
+
+
 def hash_of_test_split(work: Path) -> str:
     """Data hash of the test split, computed once."""
     kept = work / "data" / "hash.txt"
@@ -245,7 +278,7 @@ def main() -> None:
         work = options.work.resolve()
         made = prepare(work, options.jobs)
         for seed in options.seeds:
-            if not (RESULTS / f"seed-{seed}.json").is_file():
+            if not finished(seed):
                 run_seed(seed, work, made)
     write_page()
     print("\n".join(table(results())))

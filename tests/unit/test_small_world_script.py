@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,14 +31,55 @@ def test_a_stage_starts_from_one_that_came_before() -> None:
     assert set(script.ROWS) <= done
 
 
-def test_a_finished_stage_is_not_run_again_and_a_failed_one_is(tmp_path: Path) -> None:
-    stage = script.STAGES[0]
-    with pytest.raises(subprocess.CalledProcessError):
-        script.run_stage(stage, 0, tmp_path / "without data")
-    folder = tmp_path / "seed-0" / stage.name
-    folder.mkdir(parents=True)
-    (folder / "seconds.json").write_text('{"clock": 3, "cpu": 2}')
-    assert script.run_stage(stage, 0, tmp_path) == {"clock": 3, "cpu": 2}
+def test_a_failed_stage_is_run_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(subprocess.CalledProcessError):
+            script.run_stage(script.STAGES[0], 0, tmp_path)
+
+
+def test_a_stage_is_skipped_only_if_its_command_and_its_files_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gpr,) = [stage for stage in script.STAGES if stage.name == "gpr"]
+    base, folder = tmp_path / "seed-0/base/model.pth", tmp_path / "seed-0/gpr"
+    base.parent.mkdir(parents=True)
+    base.write_bytes(b"weights")
+    # The training itself is not what is looked at here.
+    seen: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: seen.append(command))
+
+    def runs(stage: script.Stage = gpr) -> list[str] | None:
+        before = len(seen)
+        script.run_stage(stage, 0, tmp_path)
+        return seen[-1] if len(seen) > before else None
+
+    first = runs()
+    assert first is not None
+    assert "--restart" not in first
+    assert runs() is None
+    (folder / "figures.json").write_text("{}")
+    base.write_bytes(b"weights of a longer training")
+    assert (runs() or [])[-1] == "--restart"
+    assert not (folder / "figures.json").exists()
+    assert runs() is None
+    changed = replace(gpr, arguments=(*gpr.arguments, "--scale", 20))
+    assert (runs(changed) or [])[-3:] == ["--scale", "20", "--restart"]
+    # Stopped in mid-stage, the same command goes on.
+    (folder / "seconds.json").unlink()
+    assert (runs(changed) or [])[-1] == "20"
+    # A folder of before commands were kept is done anew.
+    (folder / "asked.json").unlink()
+    assert (runs(changed) or [])[-1] == "--restart"
+
+
+def test_a_result_of_other_commands_is_not_taken_for_todays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+    assert not script.finished(0)
+    (tmp_path / "seed-0.json").write_text(json.dumps({"commands": script.commands(0)}))
+    assert script.finished(0)
+    (tmp_path / "seed-0.json").write_text(json.dumps({"commands": []}))
+    with pytest.raises(SystemExit, match="other commands"):
+        script.finished(0)
 
 
 def test_the_table_has_mean_lowest_and_highest() -> None:
