@@ -31,10 +31,10 @@ def test_a_stage_starts_from_one_that_came_before() -> None:
     assert set(script.ROWS) <= done
 
 
-def test_a_failed_stage_is_run_again(tmp_path: Path) -> None:
-    for _ in range(2):
-        with pytest.raises(subprocess.CalledProcessError):
-            script.run_stage(script.STAGES[0], 0, tmp_path)
+def test_a_failed_stage_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        script.run_stage(script.STAGES[0], 0, tmp_path)
+    assert not (tmp_path / "seed-0/base/seconds.json").exists()
 
 
 def test_a_stage_is_skipped_only_if_its_command_and_its_files_are_the_same(
