@@ -73,7 +73,8 @@ def check_readable(failures: Mapping[str, str], of: int, share: float, what: str
         path, reason = next(iter(failures.items()))
         raise TuningError(
             f"{len(failures)} of {of} {what} cannot be used, beyond --max-unreadable {share:g} (the first: {path}: {reason}). Is "
-            "the archive still mounted? Nothing is lost: the same command goes on when they can be read again"
+            "the archive still mounted? Nothing is lost: the same command goes on when they can be read again, "
+            "or with a higher limit"
         )
 
 

@@ -163,7 +163,7 @@ class Loop:
             last = batch.failures[-1].path, batch.failures[-1].reason
         raise TuningError(
             f"stopped at step {step}: {what}; the last: {last[0]}: {last[1]}). Nothing is lost: the same command goes on when they "
-            "can be read again, or with a higher --max-unreadable"
+            f"can be read again{'' if batch.lost else ', or with a higher --max-unreadable'}"
         )
 
     def _note_failures(self, failures: Sequence[Failure]) -> None:
