@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -64,8 +63,9 @@ class EvalOptions:
             return None
         if self.cache is not None:
             return self.cache
-        home = os.environ.get("XDG_CACHE_HOME")
-        return (Path(home) if home else Path.home() / ".cache") / "mcip-qdrant" / "embeddings"
+        with needs_extra("eval", "eval"):
+            from platformdirs import user_cache_path
+        return user_cache_path("mcip-qdrant") / "embeddings"
 
     def models(self) -> list[Model]:
         """Open the one or two models to evaluate.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import click
 
 from mcip_qdrant.errors import McipError, MissingExtraError
+from mcip_qdrant.extras import needs_extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ def demo_archive(bundle: Path | None) -> DemoArchive:
     from mcip_qdrant.bundle import Bundle
     from mcip_qdrant.world.drawn import DrawnArchive
 
-    home = _cache_home() / "mcip-qdrant" / "demo"
+    with needs_extra("serve", "serve --demo"):
+        from platformdirs import user_cache_path
+    home = user_cache_path("mcip-qdrant") / "demo"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     pictures = home / ("drawn" if bundle is None else "pictures")
     archive = DrawnArchive(pictures / "scenes", home / "queries")
@@ -54,10 +56,6 @@ def demo_archive(bundle: Path | None) -> DemoArchive:
     where = ("--bundle", bundle, "--qdrant", qdrant)
     _command("ingest", pictures, *where, "--columns", columns, "--failures", home / "failures.jsonl")
     return DemoArchive(bundle, qdrant, pictures)
-
-
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _small_bundle(home: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mcip_qdrant.cli.options import ANY_PATH, device_option
+from mcip_qdrant.cli.streams import echo_json
 from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.tuning.hyper import HyperParameters, Method, hyper_parameters, knobs_of
 
@@ -168,7 +168,10 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     with TuneBar() as bar:
         report = run(config, bar)
     if _speaks():
-        click.echo(json.dumps(report.as_json()) if as_json else _told(report))
+        if as_json:
+            echo_json(report.as_json(), indent=None)
+        else:
+            click.echo(_told(report))
 
 
 def _hyper(method: Method, options: dict[str, Any], prefix: str = "") -> HyperParameters:
@@ -280,7 +283,7 @@ def _captions(
     if not _speaks():
         return
     if as_json:
-        click.echo(json.dumps({**asdict(report), "table": str(report.table)}))
+        echo_json({**asdict(report), "table": str(report.table)}, indent=None)
     else:
         click.echo(_captions_told(report))
 
