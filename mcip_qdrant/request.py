@@ -142,13 +142,18 @@ class Query:
         """
         from qdrant_client import models
 
-        mmr = None
-        if self.is_diverse:
-            # Without a limit of its own, Qdrant re-ranks only as many candidates as it returns, which changes nothing but their order.
-            candidates = min(_CANDIDATES_PER_HIT * max(fetch, 10), _LARGEST_CANDIDATES)
-            diversity = _DIVERSITY if self.diverse is True else float(self.diverse)
-            mmr = models.Mmr(diversity=diversity, candidates_limit=candidates)
-        return models.NearestQuery(nearest=target, mmr=mmr)
+        return models.NearestQuery(nearest=target, mmr=self.mmr(fetch=fetch))
+
+    def mmr(self, *, fetch: int) -> models.Mmr | None:
+        """Qdrant's re-ranking for diversity, where asked, when so many points will be asked for."""
+        from qdrant_client import models
+
+        if not self.is_diverse:
+            return None
+        # Without a limit of its own, Qdrant re-ranks only as many candidates as it returns, which changes nothing but their order.
+        candidates = min(_CANDIDATES_PER_HIT * max(fetch, 10), _LARGEST_CANDIDATES)
+        diversity = _DIVERSITY if self.diverse is True else float(self.diverse)
+        return models.Mmr(diversity=diversity, candidates_limit=candidates)
 
 
 def whole_number(name: str, value: object, *, least: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcip_qdrant import examples
-from mcip_qdrant.answer import Answer, group_hits
+from mcip_qdrant.answer import Answer, GroupedAnswer
 from mcip_qdrant.errors import InvalidQueryError, StoreError
 from mcip_qdrant.hits import Hits
 from mcip_qdrant.picture import ImageLike
@@ -208,23 +208,15 @@ class ImageCollection:
         if query.offset or query.is_diverse:
             raise InvalidQueryError("group_by goes with neither offset nor diverse; ask for a larger limit")
         (answer,) = self._prepared([query], collapse)
-        request = answer.request()
-        given = self._guard.read(
-            lambda client, name: client.query_points_groups(
-                name,
-                group_by=field,
-                query=request.query,
-                query_filter=request.filter,
-                search_params=request.params,
-                limit=query.limit or _LIMIT,
-                group_size=2 * size if collapse else size,
-                with_payload=True,
-                with_vectors=query.with_vectors,
-                score_threshold=query.score_threshold,
-                timeout=self._timeout_s,
-            )
-        )
-        return Hits(group_hits(given.groups, size, answer.examples, collapse=collapse), roots=self.roots)
+        grouped = GroupedAnswer(answer, field, size)
+        while not grouped.complete(self._grouped(grouped.request())):
+            pass
+        return Hits(grouped.hits(), roots=self.roots)
+
+    def _grouped(self, request: Mapping[str, Any]) -> list[models.PointGroup]:
+        return self._guard.read(
+            lambda client, name: client.query_points_groups(name, **request, timeout=self._timeout_s)
+        ).groups
 
     def _prepared(self, queries: Sequence[Query], collapse: bool) -> list[Answer]:
         """Everything that must be known before Qdrant can be asked, in one batch of each kind."""

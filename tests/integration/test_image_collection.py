@@ -206,6 +206,57 @@ def test_diverse(images: ImageCollection, archive: Archive) -> None:
     assert archive.digests(keys(near))[0] == archive.digests(keys(nearest))[0]
 
 
+@pytest.fixture(scope="module")
+def crowded(images: ImageCollection, archive: Archive) -> Iterator[ImageCollection]:
+    """The archive, and its first two photographs another 150 and 30 times; `kind` is the same everywhere."""
+    rows = [
+        *range(ALL),
+        *([archive.keys.index("s/photo-0001.jpg")] * 150),
+        *([archive.keys.index("s/photo-0002.jpg")] * 30),
+    ]
+    keys = [*archive.keys, *(f"s/again-{number:03}.jpg" for number in range(len(rows) - ALL))]
+    payloads = [archive.payloads[row] | {"key": key, "kind": "photo"} for key, row in zip(keys, rows, strict=True)]
+    client, name = images._guard._store.client, f"crowded {uuid.uuid4().hex}"
+    Archive(archive.folder, keys, archive.vectors[rows], payloads).load(client, name, images.encoder)
+    yield ImageCollection(client, name, images.encoder)
+    client.delete_collection(name)
+
+
+@pytest.mark.parametrize("diverse", [0.05, 0.3, True])
+def test_copies_do_not_take_the_places_of_diverse_images(
+    crowded: ImageCollection, archive: Archive, diverse: bool | float
+) -> None:
+    picture = archive.folder / "photo-0001.jpg"
+    found = archive.digest("s/photo-0001.jpg")
+    hits = crowded.search(image=picture, diverse=diverse, limit=6)
+    digests = [hit.payload["sha256"] for hit in hits]
+    assert len(digests) == len(set(digests)) == 6
+    assert digests[0] == found
+    near = crowded.search(like="s/photo-0001.jpg", diverse=diverse, limit=6)
+    digests = [hit.payload["sha256"] for hit in near]
+    assert len(digests) == len(set(digests)) == 6
+    assert found not in digests
+    within = crowded.search(image=picture, diverse=diverse, limit=ALL, filter=query_for("year", 2001))
+    years = {archive.digest(key) for key in archive.keys if archive.payloads[archive.keys.index(key)]["year"] == 2001}
+    assert {hit.payload["sha256"] for hit in within} == years
+    together = crowded.search_many([{"text": "a wall"}, {"image": picture, "diverse": diverse, "limit": 6}], limit=3)
+    assert [hit.payload["sha256"] for hit in together[1]] == [hit.payload["sha256"] for hit in hits]
+
+
+def test_copies_do_not_take_the_places_within_groups(crowded: ImageCollection, archive: Archive) -> None:
+    picture, key = archive.folder / "photo-0001.jpg", "s/photo-0001.jpg"
+    (members,) = crowded.search(image=picture, group_by="kind", group_size=4).groups().values()
+    ranked = archive.ranked(archive.vector(key))
+    assert [hit.payload["sha256"] for hit in members] == archive.digests(ranked[:4])
+    (members,) = crowded.search(like=key, group_by="kind", group_size=4).groups().values()
+    assert [hit.payload["sha256"] for hit in members] == archive.digests(
+        archive.ranked(archive.vector(key), without=(key,))[:4]
+    )
+    # A group of nothing but the example does not count as one.
+    (other,) = crowded.search(like=key, group_by="sha256", group_size=1, limit=1)
+    assert other.payload["sha256"] != archive.digest(key)
+
+
 def test_filters_thresholds_and_vectors(images: ImageCollection, archive: Archive) -> None:
     vector = images.encoder.text("a wall")
     hits = images.search(text="a wall", filter=query_for("year", 2002), limit=ALL, with_vectors=True)
