@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from mcip_qdrant.extras import needs_extra
@@ -9,7 +10,7 @@ from mcip_qdrant.query import QueryEncoder
 from mcip_qdrant.search import ImageCollection
 
 with needs_extra("langchain", "mcip_qdrant.integrations.langchain"):
-    from langchain_core.callbacks import CallbackManagerForRetrieverRun
+    from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
     from langchain_core.documents import Document
     from langchain_core.embeddings import Embeddings
     from langchain_core.retrievers import BaseRetriever
@@ -57,3 +58,10 @@ class McipRetriever(BaseRetriever):
         return [
             Document(id=hit.id, page_content=hit.uri, metadata={**hit.payload, "_score": hit.score}) for hit in hits
         ]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **search: Any
+    ) -> list[Document]:
+        return await asyncio.to_thread(
+            self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **search
+        )

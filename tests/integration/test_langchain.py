@@ -92,6 +92,20 @@ def test_search_arguments_hold_for_every_call_or_for_one(collection: ImageCollec
         usually.invoke(TEXT, limit=-1)
 
 
+def test_search_arguments_for_one_call_that_is_asynchronous(collection: ImageCollection) -> None:
+    retriever = McipRetriever(collection=collection, limit=5)
+    expected = retriever.invoke(TEXT, limit=3)
+
+    async def ways() -> list[list[Document]]:
+        return [
+            await retriever.ainvoke(TEXT, limit=3),
+            await retriever.bind(limit=3).ainvoke(TEXT),
+            *await retriever.abatch([TEXT], limit=3),
+        ]
+
+    assert asyncio.run(ways()) == [expected] * 3
+
+
 def test_the_retriever_is_a_runnable_like_any_other(collection: ImageCollection) -> None:
     retriever = McipRetriever(collection=collection, limit=2)
     expected = retriever.invoke(TEXT)
