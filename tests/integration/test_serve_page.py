@@ -209,6 +209,48 @@ def test_words_and_a_picture_are_mixed_by_weight(page: Page, shown: Shown, encod
     assert names(page)[0] == "photos/photo-0011.jpg"
 
 
+@pytest.mark.parametrize("weight", [-1, 0])
+def test_what_is_left_alone_counts_fully(page: Page, shown: Shown, weight: int) -> None:
+    opened(page)
+    look_for(page, "at night")
+    drop(page, [("mine.jpg", "image/jpeg", shown.bytes_of("photo-0011.jpg"))])
+    answered(page, "mixed with your picture")
+    slider = page.get_by_label("Weight of mine.jpg")
+    with page.expect_response("**/v1/search"):
+        slider.evaluate(
+            "(e, weight) => { e.value = weight; for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind)); }",
+            weight,
+        )
+    page.get_by_role("button", name="Remove at night").click()
+    answered(page, "for your picture")
+    expect(page.get_by_role("alert")).to_be_empty()
+    assert names(page)[0] == "photos/photo-0011.jpg"
+
+
+def test_too_many_and_too_large_pictures_are_said_before_they_are_sent(page: Page, shown: Shown) -> None:
+    opened(page)
+    sent: list[Request] = []
+    page.on("request", lambda request: sent.append(request) if request.url.endswith("/v1/search") else None)
+    small = shown.bytes_of("photo-0011.jpg")
+    drop(page, [(f"mine-{number}.jpg", "image/jpeg", small) for number in range(17)])
+    expect(page.get_by_role("alert")).to_have_text("A mix takes at most 16 pictures, words count as one; these are 17.")
+    assert not sent
+    page.get_by_role("button", name="Remove mine-0.jpg").click()
+    answered(page, "16 pictures")
+    page.goto("/")
+    opened(page)
+    page.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            for (const name of ["a", "b", "c"])
+                dataTransfer.items.add(new File([new Uint8Array(9e6)], `${name}.jpg`, { type: "image/jpeg" }));
+            document.body.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
+        }"""
+    )
+    expect(page.get_by_role("alert")).to_have_text("The pictures of a mix may have 25 MB together; these have 27 MB.")
+    assert len(sent) == 1
+
+
 def test_filters_narrow_the_answer(page: Page) -> None:
     opened(page)
     look_for(page, "stones")

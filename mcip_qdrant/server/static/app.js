@@ -169,7 +169,7 @@ function showParts() {
     parts.push(partElement({ name: `like ${query.like.name}`, picture: query.like.thumbnail, remove: () => (query.like = null) }));
   }
   if (query.mixed && query.words.trim()) {
-    parts.push(partElement({ name: query.words.trim(), weighted: [query, "wordsWeight"], remove: () => (query.words = $("words").value = "") }));
+    parts.push(partElement({ name: query.words.trim(), weighted: [query, "wordsWeight"], remove: removeWords }));
   }
   for (const picture of query.pictures) {
     const remove = () => (query.pictures = query.pictures.filter((other) => other !== picture));
@@ -177,6 +177,11 @@ function showParts() {
   }
   $("parts").replaceChildren(...parts);
   $("parts").hidden = parts.length === 0;
+}
+
+function removeWords() {
+  query.words = $("words").value = "";
+  query.wordsWeight = 1;
 }
 
 function partElement({ name, file, picture, weighted, remove }) {

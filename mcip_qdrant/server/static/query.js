@@ -1,6 +1,9 @@
 // What is searched for: words, pictures with weights, or images of the collection. Knows nothing of the page.
 
-import { dataUrl } from "./api.js";
+import { dataUrl, Problem } from "./api.js";
+
+const MOST_PARTS = 16; // that the server mixes
+const MOST_MB = 25; // of files: a third more in base64, which the server's 32 MiB for a request hold
 
 export class Query {
   words = "";
@@ -19,14 +22,21 @@ export class Query {
   // What /v1/search takes.
   async body() {
     if (this.like) return { like: this.like.id };
+    this.#check();
     const words = this.words.trim();
     const urls = await Promise.all(this.pictures.map(({ file }) => dataUrl(file)));
-    if (!this.mixed && this.pictures.every(({ weight }) => weight === 1)) {
-      return words ? { text: words } : { image: urls[0] };
-    }
+    // What is alone has no slider, so a weight from when it was not must not count.
+    if (!this.mixed) return words ? { text: words } : { image: urls[0] };
     const mix = urls.map((image, index) => ({ image, weight: this.pictures[index].weight }));
-    if (words) mix.unshift({ text: words, weight: this.pictures.length ? this.wordsWeight : 1 });
+    if (words) mix.unshift({ text: words, weight: this.wordsWeight });
     return { mix };
+  }
+
+  #check() {
+    const parts = this.pictures.length + (this.words.trim() ? 1 : 0);
+    if (parts > MOST_PARTS) throw new Problem(`A mix takes at most ${MOST_PARTS} pictures, words count as one; these are ${parts}.`, 413);
+    const bytes = this.pictures.reduce((sum, { file }) => sum + file.size, 0);
+    if (bytes > MOST_MB * 1e6) throw new Problem(`The pictures of a mix may have ${MOST_MB} MB together; these have ${Math.ceil(bytes / 1e6)} MB.`, 413);
   }
 
   // What the status line calls it.
