@@ -204,4 +204,4 @@ def hit_of(point: models.ScoredPoint, *, group: str | int | None = None) -> Hit:
     """A point as users see it."""
     payload = point.payload or {}
     vector = None if point.vector is None else np.asarray(point.vector, dtype=np.float32)
-    return Hit(str(point.id), point.score, str(payload.get("uri", "")), payload, vector, group)
+    return Hit(str(point.id), point.score, str(payload.get("uri") or ""), payload, vector, group)

@@ -27,4 +27,4 @@ class Hit:
     @property
     def key(self) -> str:
         """`<source>/<relative path>`."""
-        return str(self.payload.get("key", self.id))
+        return str(self.payload.get("key") or self.id)

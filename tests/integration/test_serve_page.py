@@ -446,6 +446,10 @@ def test_with_a_key_the_page_asks_for_it_and_shows_thumbnails(
         box.fill("wrong")
         box.press("Enter")
         expect(page.get_by_role("alert")).to_contain_text("API key")
+        box.fill("correct\u2013horse")  # which no header can carry
+        box.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("ASCII")
+        expect(box).to_be_visible()
         box.fill("correct-horse")
         box.press("Enter")
         expect(page.locator("#about")).to_contain_text("61 images")

@@ -10,7 +10,11 @@ export class Problem extends Error {
   }
 }
 
-export const setKey = (key) => sessionStorage.setItem(KEY, key);
+export function setKey(key) {
+  // No header can carry anything else, and no server has such a key.
+  if (!/^[!-~]+$/.test(key)) throw new Problem("A key has letters, digits and signs of ASCII only, and no spaces.", 401);
+  sessionStorage.setItem(KEY, key);
+}
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
 const headers = (more = {}) => (hasKey() ? { ...more, Authorization: `Bearer ${sessionStorage.getItem(KEY)}` } : more);

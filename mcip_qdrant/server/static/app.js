@@ -241,8 +241,14 @@ $("retry").addEventListener("click", () => again?.());
 $("clear").addEventListener("click", () => facets.clear());
 $("login").addEventListener("submit", (event) => {
   event.preventDefault();
-  setKey($("key").value.trim());
+  const key = $("key").value.trim();
   $("key").value = "";
+  try {
+    setKey(key);
+  } catch (error) {
+    complain(error);
+    return;
+  }
   start();
 });
 addEventListener("popstate", fromAddress);
