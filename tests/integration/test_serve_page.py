@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Exported
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect, sync_playwright
 from server_support import XSS_NAME, XSS_VALUE, Shown, in_thread
 
 from mcip_qdrant.query import QueryEncoder
@@ -173,6 +173,50 @@ def test_a_dropped_picture_finds_itself_first(page: Page, shown: Shown) -> None:
     assert names(page)[0] == "photos/photo-0033.jpg"
     expect(page.locator(".score").first).to_have_text("1.000")
     expect(page.get_by_role("list", name="What is searched for")).to_contain_text("mine.jpg")
+
+
+def test_back_finds_pictures_and_their_weights(page: Page, shown: Shown) -> None:
+    opened(page)
+    look_for(page, "at night")
+    drop(page, [("mine.jpg", "image/jpeg", shown.bytes_of("photo-0011.jpg"))])
+    answered(page, "mixed with your picture")
+    with page.expect_response("**/v1/search"):
+        page.get_by_label("Weight of mine.jpg").press("Home")
+    answered(page, "mixed with your picture")
+    mixed = names(page)
+    page.locator(".hit button").nth(2).click()
+    answered(page, "images like")
+    expect(page.get_by_role("searchbox")).to_have_value("")
+    page.go_back()
+    answered(page, "mixed with your picture")
+    assert names(page) == mixed
+    expect(page.get_by_role("searchbox")).to_have_value("at night")
+    expect(page.get_by_label("Weight of mine.jpg")).to_have_value("-1")
+    page.go_back()
+    answered(page, "for “at night”")
+    expect(page.get_by_role("searchbox")).to_have_value("at night")
+    page.go_forward()
+    answered(page, "mixed with your picture")
+    assert names(page) == mixed
+
+
+def test_text_is_text_also_with_a_picture_of_it(page: Page) -> None:
+    opened(page)
+    kept = page.evaluate(
+        """() => {
+            const given = new DataTransfer();
+            given.setData("text/plain", "a red car");
+            const dropped = new DragEvent("drop", { dataTransfer: given, bubbles: true, cancelable: true });
+            const box = document.querySelector("#words");
+            const kept = [box.dispatchEvent(dropped)];
+            given.items.add(new File([new Uint8Array(3)], "preview.png", { type: "image/png" }));
+            kept.push(box.dispatchEvent(new ClipboardEvent("paste", { clipboardData: given, bubbles: true, cancelable: true })));
+            return kept;
+        }"""
+    )
+    assert kept == [True, True], "the browser does with it what it always does"
+    expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.locator("#parts")).to_be_hidden()
 
 
 def test_a_pasted_picture_too(page: Page, shown: Shown) -> None:
@@ -348,6 +392,47 @@ def test_a_server_error_is_shown_and_can_be_tried_again(page: Page) -> None:
     page.get_by_role("button", name="Try again").click()
     answered(page, "stones")
     assert page.locator(".hit").count() == 24
+
+
+@pytest.mark.parametrize("fails", ["the next page", "the numbers beside the filters"])
+def test_an_error_goes_once_trying_again_has_worked(page: Page, fails: str) -> None:
+    opened(page)
+    look_for(page, "stones")
+    route = "**/v1/search" if fails == "the next page" else "**/v1/facets"
+    page.route(route, lambda route: route.fulfill(status=503, json={"error": {"message": "overloaded"}}))
+    if fails == "the next page":
+        page.get_by_role("button", name="More", exact=True).click()
+    else:
+        page.locator("#filters summary").click()
+        page.get_by_label("2016").check()
+    expect(page.get_by_role("alert")).to_have_text("overloaded")
+    answered(page, "for “stones”")
+    page.unroute(route)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+    if fails == "the next page":
+        expect(page.locator(".hit")).to_have_count(48)
+    answered(page, "for “stones”")
+
+
+def test_clearing_the_words_while_a_search_runs_leaves_nothing_faint(page: Page) -> None:
+    opened(page)
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route("**/v1/search", hold)
+    page.get_by_role("searchbox").fill("stones")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results")).to_have_class(re.compile("busy"))
+    page.get_by_role("searchbox").fill("")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_be_empty()
+    expect(page.locator("#results")).not_to_have_class(re.compile("busy"))
+    for route in waiting:
+        route.abort()
 
 
 def test_it_works_by_keyboard_alone(page: Page) -> None:

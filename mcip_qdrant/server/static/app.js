@@ -3,18 +3,15 @@
 import { get, Problem, post, setKey, showPicture } from "./api.js";
 import { Facets } from "./facets.js";
 import { hitElement } from "./hits.js";
-import { Query } from "./query.js";
+import { bringsPictures, Query } from "./query.js";
 
 const PAGE = 24;
-const MAX_FILE_MB = 20;
 const MOST_VALUES = 100; // of a field, that the server counts
 
 const $ = (id) => document.getElementById(id);
-const facets = new Facets($("facets"), () => {
-  run();
-  recount();
-});
+const facets = new Facets($("facets"), searchAndRecount);
 const query = new Query();
+const searches = new Map(); // entry of the history -> what was searched for
 let next = null; // { body, offset } of the next page
 let running = null;
 let again = null;
@@ -25,7 +22,6 @@ function say(text) {
 
 function complain(error, retry) {
   again = retry;
-  say("");
   $("login").hidden = error.status !== 401;
   $("problem").textContent = error instanceof Problem ? error.message : `The page failed: ${error.message}`;
   $("retry").hidden = error.status === 401 || (error.status >= 400 && error.status < 500 && error.status !== 404 && error.status !== 409);
@@ -57,17 +53,28 @@ async function recount() {
       return { ...found[0], complete: found[0].values.length < MOST_VALUES };
     });
   } catch (error) {
-    complain(error, recount);
+    // The search that went with it may have failed as well, and its error is no longer to be seen.
+    complain(error, searchAndRecount);
   }
 }
 
-// Words and "more like this" are in the address, so that Back works and a search can be passed on.
+function searchAndRecount() {
+  run({ remember: false });
+  recount();
+}
+
+// Words and "more like this" are in the address, so that Back works and a search can be passed on. Pictures fit into no address:
+// Back finds them in memory, as long as the tab is not loaded anew.
 function fromAddress() {
-  const address = new URLSearchParams(location.search);
-  query.words = $("words").value = address.get("q") ?? "";
-  query.pictures = [];
-  const id = address.get("like");
-  query.like = id ? (history.state?.like ?? { id, name: id, thumbnail: null }) : null;
+  const earlier = searches.get(history.state?.entry);
+  if (earlier) query.restore(earlier);
+  else {
+    const address = new URLSearchParams(location.search);
+    const id = address.get("like");
+    const like = id ? (history.state?.like ?? { id, name: id, thumbnail: null }) : null;
+    query.restore({ words: address.get("q") ?? "", wordsWeight: 1, pictures: [], like });
+  }
+  $("words").value = query.words;
   run({ remember: false });
 }
 
@@ -76,7 +83,11 @@ function toAddress() {
   if (query.like) address.set("like", query.like.id);
   else if (query.words.trim()) address.set("q", query.words.trim());
   const search = address.size ? `?${address}` : "/";
-  if (search !== (location.search || "/")) history.pushState({ like: query.like }, "", search);
+  if (search !== (location.search || "/") || !query.hasPicturesOf(searches.get(history.state?.entry))) {
+    // A number that no entry from before a reload has.
+    history.pushState({ like: query.like, entry: performance.timeOrigin + performance.now() }, "", search);
+  }
+  searches.set(history.state?.entry, query.snapshot());
 }
 
 async function run({ remember = true, sameParts = false } = {}) {
@@ -88,6 +99,7 @@ async function run({ remember = true, sameParts = false } = {}) {
   calm();
   if (query.empty) {
     $("results").replaceChildren();
+    $("results").classList.remove("busy");
     say("");
     if (remember) toAddress();
     return;
@@ -105,6 +117,7 @@ async function run({ remember = true, sameParts = false } = {}) {
   } catch (error) {
     if (error.name === "AbortError") return;
     $("results").replaceChildren();
+    say("");
     complain(error, () => run({ remember: false }));
   }
   $("results").classList.remove("busy");
@@ -121,6 +134,7 @@ async function more() {
   const { body, offset } = next;
   const { signal } = (running = new AbortController());
   $("more").disabled = true;
+  calm();
   try {
     const answer = await post("/v1/search", { ...body, offset }, signal);
     const items = answer.hits.map((hit) => hitElement(hit, moreLike));
@@ -146,18 +160,12 @@ function moreLike(like) {
 }
 
 function addPictures(files) {
-  const pictures = [...files].filter((file) => file.type.startsWith("image/"));
-  if (!pictures.length) {
-    complain(new Problem("That is not a picture.", 400));
+  try {
+    query.add(files);
+  } catch (error) {
+    complain(error);
     return;
   }
-  const large = pictures.find((file) => file.size > MAX_FILE_MB * 1e6);
-  if (large) {
-    complain(new Problem(`${large.name} is larger than ${MAX_FILE_MB} MB.`, 413));
-    return;
-  }
-  query.like = null;
-  query.pictures.push(...pictures.map((file) => ({ file, weight: 1 })));
   run();
 }
 
@@ -227,6 +235,11 @@ $("form").addEventListener("submit", (event) => {
   if (query.words.trim()) query.like = null;
   run();
 });
+// Following the link would make an entry of the history that knows no search.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("results").focus();
+});
 $("words").addEventListener("search", () => {
   if ($("words").value === "" && query.words) $("form").requestSubmit();
 });
@@ -253,12 +266,13 @@ $("login").addEventListener("submit", (event) => {
 });
 addEventListener("popstate", fromAddress);
 addEventListener("paste", (event) => {
-  if (!event.clipboardData.files.length) return;
+  if (!bringsPictures(event.clipboardData)) return;
   event.preventDefault();
   query.words = $("words").value;
   addPictures(event.clipboardData.files);
 });
 addEventListener("dragover", (event) => {
+  if (!bringsPictures(event.dataTransfer)) return;
   event.preventDefault();
   document.body.classList.add("dragging");
 });
@@ -266,8 +280,9 @@ addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) document.body.classList.remove("dragging");
 });
 addEventListener("drop", (event) => {
-  event.preventDefault();
   document.body.classList.remove("dragging");
+  if (!bringsPictures(event.dataTransfer)) return;
+  event.preventDefault();
   query.words = $("words").value;
   addPictures(event.dataTransfer.files);
 });

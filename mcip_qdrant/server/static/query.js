@@ -2,8 +2,12 @@
 
 import { dataUrl, Problem } from "./api.js";
 
+const MAX_FILE_MB = 20;
 const MOST_PARTS = 16; // that the server mixes
 const MOST_MB = 25; // of files: a third more in base64, which the server's 32 MiB for a request hold
+
+// Whether something dragged or pasted is pictures: programs add one of the text that is copied, and that is meant as text.
+export const bringsPictures = ({ types }) => types.includes("Files") && !types.includes("text/plain");
 
 export class Query {
   words = "";
@@ -17,6 +21,31 @@ export class Query {
 
   get mixed() {
     return this.pictures.length + (this.words.trim() ? 1 : 0) > 1;
+  }
+
+  // Mixes the pictures among some files in.
+  add(files) {
+    const pictures = [...files].filter((file) => file.type.startsWith("image/"));
+    if (!pictures.length) throw new Problem("That is not a picture.", 400);
+    const large = pictures.find((file) => file.size > MAX_FILE_MB * 1e6);
+    if (large) throw new Problem(`${large.name} is larger than ${MAX_FILE_MB} MB.`, 413);
+    this.like = null;
+    this.pictures.push(...pictures.map((file) => ({ file, weight: 1 })));
+  }
+
+  // All of it as it is now, for `restore`.
+  snapshot() {
+    const { words, wordsWeight, pictures, like } = this;
+    return { words, wordsWeight, like, pictures: pictures.map((picture) => ({ ...picture })) };
+  }
+
+  restore(snapshot) {
+    Object.assign(this, snapshot, { pictures: snapshot.pictures.map((picture) => ({ ...picture })) });
+  }
+
+  hasPicturesOf(snapshot) {
+    const files = snapshot?.pictures ?? [];
+    return files.length === this.pictures.length && files.every(({ file }, index) => file === this.pictures[index].file);
   }
 
   // What /v1/search takes.
