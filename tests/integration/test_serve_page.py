@@ -492,6 +492,28 @@ def test_it_fits_a_phone_in_light_and_dark(browser: Browser, shown: Shown, schem
     context.close()
 
 
+@pytest.mark.parametrize("width", [360, 1100])
+def test_long_and_reversed_names_stay_in_their_place(page: Page, shown: Shown, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 740})
+    picture = shown.bytes_of("photo-0011.jpg")
+    opened(page)
+    drop(page, [(f"{'n' * 200}.jpg", "image/jpeg", picture), ("turned\u202egpj.exe.jpg", "image/jpeg", picture)])
+    look_for(page, "w" * 220)
+    expect(page.locator(".part")).to_have_count(3)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    for label in page.locator(".part .label").all():
+        assert label.evaluate(
+            "e => e.getBoundingClientRect().right <= e.closest('.part').getBoundingClientRect().right"
+        )
+    expect(page.locator(".part .label").last).to_have_text("turned\ufffdgpj.exe.jpg")
+    page.route("**/v1/search", lambda route: route.fulfill(json={"hits": [], "next_offset": None}))
+    page.evaluate("history.pushState({ like: { id: 'x', name: 'turned\u202egpj.exe.jpg' } }, '', '?like=x')")
+    page.evaluate("dispatchEvent(new PopStateEvent('popstate'))")
+    expect(page.get_by_role("status")).to_have_text(
+        "No images found for images like \u2068turned\ufffdgpj.exe.jpg\u2069."
+    )
+
+
 def contrast(page: Page, what: str) -> float:
     """WCAG's contrast of a text to the page behind it."""
     found: float = page.evaluate(

@@ -3,7 +3,7 @@
 import { get, Problem, post, setKey, showPicture } from "./api.js";
 import { Facets } from "./facets.js";
 import { hitElement } from "./hits.js";
-import { bringsPictures, Query } from "./query.js";
+import { bringsPictures, Query, visible } from "./query.js";
 
 const PAGE = 24;
 const MOST_VALUES = 100; // of a field, that the server counts
@@ -192,7 +192,8 @@ function removeWords() {
   query.wordsWeight = 1;
 }
 
-function partElement({ name, file, picture, weighted, remove }) {
+function partElement({ name: given, file, picture, weighted, remove }) {
+  const name = visible(given);
   const item = $("part").content.cloneNode(true).querySelector("li");
   const what = item.querySelector(".what");
   if (file || picture) {
@@ -205,7 +206,10 @@ function partElement({ name, file, picture, weighted, remove }) {
     } else showPicture(image, picture).catch(() => image.remove());
     what.append(image);
   }
-  what.append(name);
+  const words = document.createElement("span");
+  words.className = "label";
+  words.textContent = words.title = name;
+  what.append(words);
   const label = item.querySelector(".weight");
   if (weighted) {
     const [owner, field] = weighted;

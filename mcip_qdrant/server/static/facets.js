@@ -1,5 +1,7 @@
 // Filters by payload fields. Values come from the collection, so they are only ever set as text.
 
+import { visible } from "./query.js";
+
 export class Facets {
   #chosen = new Map(); // field -> Map(JSON of value -> value)
   #counts = new Map(); // field -> Map(JSON of value -> the element with its number)
@@ -58,7 +60,7 @@ export class Facets {
   #fieldset({ field, values }) {
     const set = document.createElement("fieldset");
     const legend = document.createElement("legend");
-    legend.textContent = field;
+    legend.textContent = visible(field);
     set.append(legend, ...values.map((value) => this.#choice(field, value)));
     return set;
   }
@@ -69,7 +71,7 @@ export class Facets {
     const name = document.createElement("span");
     const number = document.createElement("span");
     box.type = "checkbox";
-    name.textContent = String(value);
+    name.textContent = visible(String(value));
     number.className = "count";
     number.textContent = count.toLocaleString();
     label.append(box, name, number);

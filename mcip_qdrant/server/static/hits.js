@@ -1,6 +1,7 @@
 // The grid of hits. File names and payloads are strangers' words: they become text, never markup.
 
 import { showPicture } from "./api.js";
+import { visible } from "./query.js";
 
 const template = document.querySelector("#hit");
 
@@ -8,15 +9,15 @@ export const baseName = (key) => key.slice(key.lastIndexOf("/") + 1);
 
 export function hitElement(hit, onLike) {
   const item = template.content.cloneNode(true).querySelector("li");
-  const name = baseName(hit.key);
+  const name = visible(baseName(hit.key));
   const button = item.querySelector(".picture");
   const score = hit.score.toFixed(3);
   item.dataset.key = hit.key;
   button.setAttribute("aria-label", `${name}, score ${score}. More like this`);
-  button.title = hit.key;
+  button.title = visible(hit.key);
   button.addEventListener("click", () => onLike({ id: hit.id, name, thumbnail: hit.thumbnail }));
   item.querySelector(".name").textContent = name;
-  item.querySelector(".name").title = hit.key;
+  item.querySelector(".name").title = visible(hit.key);
   item.querySelector(".score").textContent = score;
   addPicture(button, hit, name);
   return item;

@@ -6,6 +6,9 @@ const MAX_FILE_MB = 20;
 const MOST_PARTS = 16; // that the server mixes
 const MOST_MB = 25; // of files: a third more in base64, which the server's 32 MiB for a request hold
 
+// A name to be shown: signs that turn the text around them become visible.
+export const visible = (name) => name.replace(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, "\ufffd");
+
 // Whether something dragged or pasted is pictures: programs add one of the text that is copied, and that is meant as text.
 export const bringsPictures = ({ types }) => types.includes("Files") && !types.includes("text/plain");
 
@@ -28,7 +31,7 @@ export class Query {
     const pictures = [...files].filter((file) => file.type.startsWith("image/"));
     if (!pictures.length) throw new Problem("That is not a picture.", 400);
     const large = pictures.find((file) => file.size > MAX_FILE_MB * 1e6);
-    if (large) throw new Problem(`${large.name} is larger than ${MAX_FILE_MB} MB.`, 413);
+    if (large) throw new Problem(`${visible(large.name)} is larger than ${MAX_FILE_MB} MB.`, 413);
     this.like = null;
     this.pictures.push(...pictures.map((file) => ({ file, weight: 1 })));
   }
@@ -70,9 +73,10 @@ export class Query {
 
   // What the status line calls it.
   get name() {
-    if (this.like) return `images like ${this.like.name}`;
+    if (this.like) return `images like \u2068${visible(this.like.name)}\u2069`;
     const pictures = this.pictures.length === 1 ? "your picture" : `${this.pictures.length} pictures`;
-    if (!this.pictures.length) return `“${this.words.trim()}”`;
-    return this.words.trim() ? `“${this.words.trim()}” mixed with ${pictures}` : pictures;
+    const words = `“${visible(this.words.trim())}”`;
+    if (!this.pictures.length) return words;
+    return this.words.trim() ? `${words} mixed with ${pictures}` : pictures;
   }
 }
