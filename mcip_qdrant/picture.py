@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import threading
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mcip_qdrant.decode import DecodeLimits
+
+# Pillow reads the file of a picture at its first use, and threads that share one would read parts of it each.
+_LOADING = threading.Lock()
 
 ImageLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.uint8]"
@@ -37,7 +42,8 @@ def rgb_image(image: ImageLike) -> Image.Image:
     limits = DecodeLimits()
     if isinstance(image, Image.Image):
         _refuse_too_many(*image.size, limits)
-        return to_rgb(image)
+        with _LOADING:
+            return to_rgb(image)
     if isinstance(image, np.ndarray):
         _check_array(image)
         _refuse_too_many(image.shape[1], image.shape[0], limits)
@@ -83,7 +89,7 @@ def _stream_bytes(stream: Any, limits: DecodeLimits) -> bytes:
         )
     name = str(getattr(stream, "name", "the file object"))
     try:
-        return _at_most(stream, limits, name=name)
+        data = _at_most(stream, limits, name=name)
     except InvalidQueryError:  # which is a ValueError as well
         raise
     except UnicodeDecodeError as exc:
@@ -92,19 +98,32 @@ def _stream_bytes(stream: Any, limits: DecodeLimits) -> bytes:
         raise ImageError(Reason.UNREADABLE, f"{name}: {exc.strerror or exc}") from exc
     except ValueError as exc:  # closed
         raise ImageError(Reason.UNREADABLE, f"{name}: {exc}") from exc
+    if not data:
+        raise ImageError(Reason.EMPTY, f"{name} is at its end, or empty; a file that was read before needs seek(0)")
+    return data
 
 
 def _at_most(stream: Any, limits: DecodeLimits, *, name: str) -> bytes:
     # Raw and network streams may return less than they were asked for.
     pieces, left = [], limits.max_bytes + 1
     while left > 0 and (piece := stream.read(min(left, 1 << 20))):
-        if not isinstance(piece, bytes):
-            raise _text_mode(name)
-        pieces.append(piece)
-        left -= len(piece)
+        if not isinstance(piece, (bytes, bytearray, memoryview)):
+            raise _no_bytes(name, piece)
+        pieces.append(bytes(piece))
+        left -= len(pieces[-1])
     if left <= 0:
         raise ImageError(Reason.TOO_LARGE, f"{name}: more than {limits.max_bytes} bytes, which is the limit")
     return b"".join(pieces)
+
+
+def _no_bytes(name: str, piece: object) -> InvalidQueryError:
+    if isinstance(piece, str):
+        return _text_mode(name)
+    if inspect.isawaitable(piece):
+        if inspect.iscoroutine(piece):
+            piece.close()  # or Python warns that nobody awaited it
+        return InvalidQueryError(f"{name} is read asynchronously; give its bytes: await it first, `await file.read()`")
+    return InvalidQueryError(f"{name} gives {type(piece).__name__} where bytes belong")
 
 
 def _text_mode(name: str) -> InvalidQueryError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_file_objects_that_cannot_be_read(file: Path) -> None:
     with pytest.raises(ImageError, match="closed file") as caught:
         rgb_image(closed)
     assert caught.value.reason is Reason.UNREADABLE
-    with pytest.raises(ImageError, match="is empty"):
+    with pytest.raises(ImageError, match="at its end, or empty"):
         rgb_image(io.BytesIO())
     with file.open("ab") as writing, pytest.raises(ImageError) as caught:
         rgb_image(writing)
@@ -124,6 +125,44 @@ def test_binary_garbage_is_an_image_error() -> None:
         for length in (1, 50, 5000):
             with pytest.raises(ImageError):
                 rgb_image(head + rng.bytes(length))
+
+
+@pytest.mark.filterwarnings("error")
+def test_file_objects_that_give_no_bytes(file: Path) -> None:
+    class Upload:
+        async def read(self, size: int = -1) -> bytes:
+            return b""
+
+    class Numbers:
+        def read(self, size: int = -1) -> list[int]:
+            return [1]
+
+    with pytest.raises(InvalidQueryError, match=r"read asynchronously.*await"):
+        rgb_image(Upload())  # type: ignore[arg-type]
+    with pytest.raises(InvalidQueryError, match="gives list where bytes belong"):
+        rgb_image(Numbers())  # type: ignore[arg-type]
+    with file.open("rb") as stream:
+        rgb_image(stream)
+        with pytest.raises(ImageError, match="at its end, or empty") as told:
+            rgb_image(stream)
+    assert told.value.reason is Reason.EMPTY
+
+
+def test_a_reader_may_give_any_bytes(file: Path) -> None:
+    class Reader(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytearray:  # type: ignore[override]
+            return bytearray(super().read(size))
+
+    np.testing.assert_array_equal(np.asarray(rgb_image(Reader(file.read_bytes()))), np.asarray(Image.open(file)))
+
+
+def test_threads_may_share_a_picture_that_is_not_read_yet(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for _ in range(4):
+        with Image.open(tmp_path / "a.png") as picture, ThreadPoolExecutor(8) as pool:
+            for found in pool.map(rgb_image, [picture] * 8):
+                np.testing.assert_array_equal(np.asarray(found), pixels)
 
 
 def test_words_are_no_picture_in_a_mix() -> None:
