@@ -95,6 +95,15 @@ def test_async_twins_agree_and_leave_the_loop_free(clip: Exported, encoder: Quer
     assert sorted(_batches(handler)) == [3, 3, 4, 4, 4, 4, 4]
 
 
+def test_a_bundle_of_another_model_is_refused(clip: Exported, other_clip: Exported) -> None:
+    model = McipEmbedding(bundle=clip.folder)
+    assert model.bundle == str(clip.folder)
+    with pytest.raises(
+        BundleError, match=r"is other-clip \(space_id .*not the model that this McipEmbedding was made with"
+    ):
+        McipEmbedding.from_dict({**model.to_dict(), "bundle": str(other_clip.folder)})
+
+
 def test_serialised_and_pickled_models_embed_alike(clip: Exported, encoder: QueryEncoder) -> None:
     model = McipEmbedding(bundle=str(clip.folder), precision="int8", embed_batch_size=7)
     assert model.space_id == clip.bundle.manifest.space_id
