@@ -14,6 +14,8 @@ from mcip_qdrant.request import Like
 if TYPE_CHECKING:
     from qdrant_client import models
 
+_DIGITS = 20  # of the largest id; Python refuses to read numbers of thousands of digits
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -71,6 +73,6 @@ def _ids(example: str) -> list[str | int]:
         ids.insert(0, str(uuid.UUID(example)))
     except ValueError:
         # Collections of other software may number their points.
-        if example.isascii() and example.isdecimal() and int(example) < 2**64:
+        if example.isascii() and example.isdecimal() and len(example) <= _DIGITS and int(example) < 2**64:
             ids.insert(0, int(example))
     return ids

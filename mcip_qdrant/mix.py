@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcip_qdrant.errors import InvalidQueryError
 
+_Item = TypeVar("_Item")
+
 CANCELLED = 1e-4
 """A sum shorter than this share of all weights together is rounding noise: its direction means nothing."""
+
+
+def listed(name: str, given: Iterable[_Item]) -> list[_Item]:
+    """What a user gave as several things; a generator is run through once.
+
+    Raises:
+        InvalidQueryError: one thing, or none.
+    """
+    if not isinstance(given, Iterable):
+        raise InvalidQueryError(f"{name} must be a list, not {type(given).__name__}")
+    return list(given)
 
 
 def checked_weights(weights: Sequence[object]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
@@ -16,7 +16,7 @@ from mcip_qdrant.bundle import Bundle
 from mcip_qdrant.encoder import EncoderSettings, ImageEncoder, TextEncoder
 from mcip_qdrant.errors import BundleError, ClosedError, InvalidQueryError, TextCutWarning
 from mcip_qdrant.manifest import Precision
-from mcip_qdrant.mix import checked_weights, weighted_sum
+from mcip_qdrant.mix import checked_weights, listed, weighted_sum
 from mcip_qdrant.picture import ImageLike, is_picture, rgb_image
 from mcip_qdrant.session import Device
 from mcip_qdrant.text import is_unicode
@@ -81,7 +81,7 @@ class QueryEncoder:
         vector: NDArray[np.float32] = self.texts([text])[0]
         return vector
 
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def texts(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Encode texts to float32 `[N, D]`, L2 norm 1; up to 64 of them are one run of the graph.
 
         A text longer than the context length is cut, with a `TextCutWarning`.
@@ -90,7 +90,7 @@ class QueryEncoder:
             InvalidQueryError: an empty text, or no text at all.
             ClosedError: after `close()`.
         """
-        _check_texts(texts)
+        texts = _checked_texts(texts)
         encoder = self._texts.get()
         tokens = encoder.tokenizer.encode(texts)
         if tokens.truncated.any():
@@ -111,7 +111,7 @@ class QueryEncoder:
         vector: NDArray[np.float32] = self.images([image])[0]
         return vector
 
-    def images(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
+    def images(self, images: Iterable[ImageLike]) -> NDArray[np.float32]:
         """Encode pictures to float32 `[N, D]`, L2 norm 1; up to 16 of them are one run of the graph.
 
         Raises:
@@ -119,7 +119,7 @@ class QueryEncoder:
             InvalidQueryError: no image at all.
             ClosedError: after `close()`.
         """
-        if isinstance(images, str) or is_picture(images) or len(images) == 0:
+        if isinstance(images, str) or is_picture(images) or not (images := listed("images", images)):
             raise InvalidQueryError("images() takes a list of at least one image; for one image use image()")
         encoder = self._images.get()
         parts = []
@@ -144,14 +144,17 @@ class QueryEncoder:
         vector: NDArray[np.float32] = self.mixes([parts])[0]
         return vector
 
-    def mixes(self, mixes: Sequence[Sequence[MixPart]]) -> NDArray[np.float32]:
+    def mixes(self, mixes: Iterable[Iterable[MixPart]]) -> NDArray[np.float32]:
         """Encode several mixes to float32 `[N, D]`, all their texts at once and all their pictures at once.
 
         Raises:
             InvalidQueryError, ImageError: as `mix`.
         """
-        weights = [checked_weights([weight for _, weight in _checked_parts(parts)]) for parts in mixes]
-        whats = [what for parts in mixes for what, _ in parts]
+        checked = [_checked_parts(parts) for parts in listed("mixes", mixes)]
+        if not checked:
+            raise InvalidQueryError("mixes() takes a list of at least one mix; for one mix use mix()")
+        weights = [checked_weights([weight for _, weight in parts]) for parts in checked]
+        whats = [what for parts in checked for what, _ in parts]
         are_pictures = [is_picture(what) for what in whats]
         for what, picture in zip(whats, are_pictures, strict=True):
             if not picture and not isinstance(what, str):
@@ -230,10 +233,11 @@ def _reopen(kind: type[QueryEncoder], directory: str, space_id: str, settings: E
     return kind(bundle, settings)
 
 
-def _check_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
+def _checked_texts(given: Iterable[str]) -> list[str]:
+    if isinstance(given, str):
         raise InvalidQueryError("texts() takes a list of texts; for one text use text()")
-    if len(texts) == 0:
+    texts = listed("texts", given)
+    if not texts:
         raise InvalidQueryError("texts() takes a list of at least one text")
     for text in texts:
         if not isinstance(text, str):
@@ -244,9 +248,11 @@ def _check_texts(texts: Sequence[str]) -> None:
             raise InvalidQueryError(
                 f"{text[:200]!r} is not valid text: it holds bytes that are not UTF-8, or half a character"
             )
+    return texts
 
 
-def _checked_parts(parts: Sequence[MixPart]) -> Sequence[MixPart]:
+def _checked_parts(given: Iterable[MixPart]) -> list[MixPart]:
+    parts = listed("a mix", given)
     for part in parts:
         if not isinstance(part, (tuple, list)) or len(part) != 2:
             raise InvalidQueryError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from qdrant_client import models
 
 Strategy = Literal["average_vector", "best_score", "sum_scores"]
+Examples: TypeAlias = "str | UUID | Iterable[str | UUID]"
 _KINDS = ("text", "image", "like", "mix", "vector")
 _DIVERSITY = 0.5
 _LARGEST_CANDIDATES = 16_384  # what Qdrant allows
@@ -40,20 +42,17 @@ class Like:
     strategy: Strategy = "average_vector"
 
     @classmethod
-    def of(cls, given: str | Sequence[str] | Like) -> Like:
+    def of(cls, given: Examples | Like) -> Like:
         """One key or id, a list of them, or all that `Like` can say.
 
         Raises:
             InvalidQueryError: no example, or something else than keys and ids.
         """
-        like = given if isinstance(given, Like) else cls(positive=[given] if isinstance(given, str) else list(given))
-        for name, examples in (("positive", like.positive), ("negative", like.negative)):
-            if isinstance(examples, str) or not all(isinstance(one, str) for one in examples):
-                raise InvalidQueryError(f"the {name} examples of like must be a list of keys or point ids")
-            if broken := next((one for one in examples if not is_unicode(one)), None):
-                raise InvalidQueryError(
-                    f"{broken[:200]!r} is no key: it holds half a character; keys write such bytes as %XX (mcip_qdrant.keys.encode_path)"
-                )
+        if isinstance(given, Like):
+            positive, negative = _examples("positive", given.positive), _examples("negative", given.negative)
+            like = replace(given, positive=positive, negative=negative)
+        else:
+            like = cls(positive=_examples("positive", [given] if isinstance(given, (str, UUID)) else given))
         if like.strategy not in {"average_vector", "best_score", "sum_scores"}:
             raise InvalidQueryError(f"unknown strategy {like.strategy!r}: say average_vector, best_score or sum_scores")
         if not like.positive and (like.strategy == "average_vector" or not like.negative):
@@ -75,7 +74,7 @@ class Query:
 
     text: str | None = None
     image: ImageLike | None = None
-    like: str | Sequence[str] | Like | None = None
+    like: Examples | Like | None = None
     mix: Sequence[MixPart] | None = None
     vector: NDArray[np.float32] | Sequence[float] | None = None
     limit: int | None = None
@@ -156,6 +155,22 @@ class Query:
         return models.Mmr(diversity=diversity, candidates_limit=candidates)
 
 
+def _examples(name: str, given: Examples) -> Sequence[str]:
+    wrong = f"the {name} examples of like must be a list of keys or point ids (str or UUID), not"
+    if isinstance(given, (str, UUID)) or not isinstance(given, Iterable):
+        raise InvalidQueryError(f"{wrong} {type(given).__name__}")
+    examples = []
+    for one in given:
+        if not isinstance(one, (str, UUID)):
+            raise InvalidQueryError(f"{wrong} of {type(one).__name__}")
+        if not is_unicode(str(one)):
+            raise InvalidQueryError(
+                f"{str(one)[:200]!r} is no key: it holds half a character; keys write such bytes as %XX (mcip_qdrant.keys.encode_path)"
+            )
+        examples.append(str(one))
+    return examples or ()
+
+
 def whole_number(name: str, value: object, *, least: int) -> int:
     """A count that a user gave.
 
@@ -185,22 +200,26 @@ def checked_filter(given: models.Filter | None) -> models.Filter | None:
 
 
 def checked_vector(vector: object, dimension: int) -> NDArray[np.float32]:
-    """A vector that a user gave, as float32 `[D]`.
+    """A vector that a user gave, as float32 `[D]`, L2 norm 1.
 
     Raises:
         InvalidQueryError: another length, a number that is not finite, or all zeros.
     """
     try:
-        numbers = np.asarray(vector, dtype=np.float32)
-    except (TypeError, ValueError) as exc:
+        numbers = np.asarray(vector, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as exc:
         raise InvalidQueryError(f"vector must be {dimension} numbers") from exc
-    if numbers.shape != (dimension,) or not np.isfinite(numbers).all():
-        raise InvalidQueryError(
-            f"vector must be {dimension} finite numbers, not an array of shape {list(numbers.shape)}"
-        )
-    if not numbers.any():
+    if numbers.shape != (dimension,):
+        raise InvalidQueryError(f"vector must be {dimension} numbers, not an array of shape {list(numbers.shape)}")
+    if not np.isfinite(numbers).all():
+        raise InvalidQueryError("vector must be finite numbers; it holds NaN or infinity")
+    largest = np.abs(numbers).max()
+    if largest == 0:
         raise InvalidQueryError("vector is all zeros, which points nowhere")
-    return numbers
+    # Only the direction counts, and the sum of the squares of very large or small numbers is infinite or zero.
+    scaled = numbers / largest
+    unit: NDArray[np.float32] = (scaled / np.linalg.norm(scaled)).astype(np.float32)
+    return unit
 
 
 def _finite(value: Any) -> bool:

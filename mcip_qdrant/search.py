@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from mcip_qdrant.errors import InvalidQueryError, StoreError
 from mcip_qdrant.hits import Hits
 from mcip_qdrant.picture import ImageLike
 from mcip_qdrant.query import MixPart, QueryEncoder
-from mcip_qdrant.request import Like, Query, checked_filter, checked_vector, whole_number
+from mcip_qdrant.request import Examples, Like, Query, checked_filter, checked_vector, whole_number
 from mcip_qdrant.space_guard import SpaceGuard
 from mcip_qdrant.store import Store
 
@@ -69,7 +69,7 @@ class ImageCollection:
         *,
         text: str | None = None,
         image: ImageLike | None = None,
-        like: str | Sequence[str] | Like | None = None,
+        like: Examples | Like | None = None,
         mix: Sequence[MixPart] | None = None,
         vector: NDArray[np.float32] | Sequence[float] | None = None,
         limit: int = _LIMIT,
@@ -88,8 +88,8 @@ class ImageCollection:
         Args:
             text: words that describe the picture.
             image: a path, bytes, file object, PIL image or uint8 array.
-            like: key or point id of an image in the collection, a list of them, or `Like(positive=…, negative=…)`. The examples
-                themselves are left out, with `collapse_duplicates` their copies too.
+            like: key or point id (str or UUID) of an image in the collection, several, or `Like(positive=…, negative=…)`. The
+                examples themselves are left out, with `collapse_duplicates` their copies too.
             mix: `(what, weight)` pairs, as `QueryEncoder.mix` takes them.
             vector: `[D]` numbers, as `QueryEncoder` returns them.
             limit: at most this many hits, at least 1; with `group_by`, this many groups.
@@ -109,6 +109,7 @@ class ImageCollection:
             SpaceMismatchError, ForeignCollectionError: the collection is not this model's.
             StoreError: Qdrant refused or is away.
         """
+        whole_number("limit", limit, least=1)
         query = Query(
             text=text,
             image=image,
@@ -130,7 +131,7 @@ class ImageCollection:
         return self._answers([query], collapse_duplicates)[0]
 
     def search_many(
-        self, queries: Sequence[Query | Mapping[str, Any]], *, limit: int = _LIMIT, collapse_duplicates: bool = True
+        self, queries: Iterable[Query | Mapping[str, Any]], *, limit: int = _LIMIT, collapse_duplicates: bool = True
     ) -> list[Hits]:
         """Several searches at once: their texts are one batch, their pictures another, and Qdrant gets one request.
 
@@ -144,7 +145,7 @@ class ImageCollection:
             InvalidQueryError, ImageError, SpaceMismatchError, ForeignCollectionError, StoreError: as `search`.
         """
         whole_number("limit", limit, least=1)
-        if isinstance(queries, (str, Mapping)):
+        if isinstance(queries, (str, Mapping)) or not isinstance(queries, Iterable):
             raise InvalidQueryError("search_many() takes a list of queries; for one query use search()")
         return self._answers([Query.of(query, limit=limit) for query in queries], collapse_duplicates)
 

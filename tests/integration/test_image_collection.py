@@ -104,6 +104,7 @@ def test_every_kind_of_query_ranks_as_numpy_does(images: ImageCollection, archiv
         ({"mix": mix}, encoder.mix(*mix)),
         ({"vector": encoder.text("sea")}, encoder.text("sea")),
         ({"vector": encoder.text("sea").tolist()}, encoder.text("sea")),
+        ({"vector": encoder.text("sea").astype(np.float64) * 1e38}, encoder.text("sea")),
     ]
     for query, vector in cases:
         hits = images.search(**query, limit=ALL)
@@ -143,7 +144,8 @@ def test_pages_follow_each_other(images: ImageCollection, archive: Archive) -> N
 def test_like_by_key_and_by_id(images: ImageCollection, archive: Archive) -> None:
     key = "s/photo-0012.jpg"
     expected = archive.ranked(archive.vector(key), without=(key,))
-    for example in (key, point_id(key), point_id(key).upper(), [key]):
+    number = uuid.UUID(point_id(key))
+    for example in (key, point_id(key), point_id(key).upper(), [key], number, Like(positive=(one for one in [number]))):  # type: ignore[arg-type]
         hits = images.search(like=example, limit=ALL)
         assert_ranked(archive, hits, expected, archive.vector(key))
 
@@ -382,7 +384,7 @@ def test_a_burst_of_64_searches_is_one_batch(images: ImageCollection, monkeypatc
 
 
 def test_batches_that_make_no_sense(images: ImageCollection) -> None:
-    for wrong in ("text", {"text": "a"}, [{"text": "a", "colour": 1}], [{"text": "a", "like": "b"}], [5]):
+    for wrong in (None, 5, "text", {"text": "a"}, [{"text": "a", "colour": 1}], [{"text": "a", "like": "b"}], [5]):
         with pytest.raises(InvalidQueryError):
             images.search_many(wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidQueryError, match="limit"):
@@ -395,6 +397,10 @@ def test_queries_that_make_no_sense(images: ImageCollection) -> None:
         {"text": "a", "image": b"x"},
         {"text": ""},
         {"text": "a", "limit": -1},
+        {"text": "a", "limit": None},
+        {"like": 5},
+        {"like": Path("photo.jpg")},
+        {"like": "1" * 5000},
         {"text": "a", "offset": -1},
         {"vector": [float("nan")] * 32},
         {"vector": [0.0] * 32},

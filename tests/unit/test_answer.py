@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from qdrant_client import models
 
 from mcip_qdrant import InvalidQueryError, Query
-from mcip_qdrant.answer import Answer, distinct, group_hits
+from mcip_qdrant.answer import Answer, distinct, group_hits, hit_of
 
 NEAREST = models.NearestQuery(nearest=[1.0])
 
@@ -100,6 +100,11 @@ def test_what_qdrant_does_not_take(wrong: dict[str, Any], words: str) -> None:
     query = Query(text="a", limit=1, **wrong)
     with pytest.raises(InvalidQueryError, match=f"{words} is not what Qdrant takes"):
         Answer(query, NEAREST, True, (), 1).request()
+
+
+def test_a_point_without_uri_has_none() -> None:
+    for payload in (None, {}, {"uri": None}):
+        assert hit_of(models.ScoredPoint(id=7, version=0, score=1, payload=payload)).uri == ""
 
 
 def test_vectors_come_as_arrays() -> None:

@@ -18,7 +18,7 @@ def hit(key: str, group: str | int | None = None, score: float = 0.5) -> Hit:
 def test_a_hit_is_frozen_hashable_and_compared_without_its_vector() -> None:
     one = hit("a")
     assert one.key == "s/a"
-    assert Hit("7", 0.1, "", {}).key == "7"
+    assert Hit("7", 0.1, "", {}).key == Hit("7", 0.1, "", {"key": None}).key == "7"
     with pytest.raises(FrozenInstanceError):
         one.score = 1.0  # type: ignore[misc]
     vectors = [np.ones(3, np.float32), np.zeros(3, np.float32)]

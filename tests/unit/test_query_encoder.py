@@ -103,6 +103,25 @@ def test_mixes_that_make_no_sense(encoder: QueryEncoder, parts: list[Any], words
         encoder.mix(*parts)
 
 
+def test_several_things_in_every_form(encoder: QueryEncoder) -> None:
+    texts, paths = ["a cat", "a house"], photo_paths()[:2]
+    np.testing.assert_array_equal(encoder.texts(one for one in texts), encoder.texts(texts))
+    np.testing.assert_array_equal(encoder.texts(dict.fromkeys(texts)), encoder.texts(texts))
+    np.testing.assert_array_equal(encoder.images(one for one in paths), encoder.images(paths))
+    np.testing.assert_array_equal(encoder.images({paths[0]}), encoder.images(paths[:1]))
+    mixes: list[list[Any]] = [[("a cat", 1), (paths[0], 0.5)], [("a house", 1)]]
+    np.testing.assert_array_equal(encoder.mixes((part for part in mix) for mix in mixes), encoder.mixes(mixes))
+
+
+@pytest.mark.parametrize("wrong", [None, 5, [], ()])
+def test_several_things_that_are_none(encoder: QueryEncoder, wrong: Any) -> None:
+    for encode in (encoder.texts, encoder.images, encoder.mixes):
+        with pytest.raises(InvalidQueryError, match="list"):
+            encode(wrong)
+    with pytest.raises(InvalidQueryError, match="a mix"):
+        encoder.mixes([wrong])
+
+
 def test_a_mix_with_a_file_that_is_gone(encoder: QueryEncoder) -> None:
     with pytest.raises(ImageError, match="no such file"):
         encoder.mix(("a", 1), (Path("nowhere.jpg"), 1))

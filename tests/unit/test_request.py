@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,10 @@ def test_examples_in_every_form() -> None:
     assert Like.of("a") == Like(positive=["a"])
     assert Like.of(["a", "b"]) == Like(positive=["a", "b"])
     assert Like.of(("a",)).negative == ()
+    assert Like.of(one for one in "ab") == Like(positive=["a", "b"])
+    assert Like.of(Like(positive=(one for one in "ab"), negative=["c"])) == Like(positive=["a", "b"], negative=["c"])  # type: ignore[arg-type]
+    number = uuid.uuid4()
+    assert Like.of(number) == Like.of([number]) == Like(positive=[str(number)])
     assert Like.of(Like(negative=["a"], strategy="best_score")).strategy == "best_score"
 
 
@@ -97,6 +102,9 @@ def test_examples_in_every_form() -> None:
     ("wrong", "words"),
     [
         ([], "at least one positive"),
+        (5, "keys or point ids.*not int"),
+        (Path("photos/a.jpg"), "not PosixPath"),
+        ([5], "not of int"),
         (Like(), "at least one positive"),
         (Like(negative=["a"]), "best_score or sum_scores"),
         (Like(strategy="best_score"), "at least one"),
@@ -120,9 +128,10 @@ def test_diversity_takes_one_example() -> None:
 
 
 def test_keys_ids_and_numbers_are_told_apart() -> None:
-    uuid = "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"
+    identifier = "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"
     assert candidates(Like(positive=["s/a"], negative=["7"])) == [point_id("s/a"), 7, point_id("7")]
-    assert candidates(Like(positive=[uuid])) == [uuid.lower(), point_id(uuid)]
+    assert candidates(Like(positive=[identifier])) == [identifier.lower(), point_id(identifier)]
+    assert candidates(Like(positive=["1" * 5000])) == [point_id("1" * 5000)]
     assert candidates(Like(positive=["²", str(2**64), "-1"])) == [point_id("²"), point_id(str(2**64)), point_id("-1")]
     known: dict[str | int, Found] = {7: Found(7, None), point_id("s/a"): Found(point_id("s/a"), "f" * 64)}
     assert [one.id for one in resolve(["s/a", "7"], known, "images")] == [point_id("s/a"), 7]
@@ -144,7 +153,7 @@ def test_whole_numbers() -> None:
     [
         [1.0, float("nan"), 0.0],
         [1.0, float("inf"), 0.0],
-        [1e39, 0.0, 0.0],
+        [10**400, 0.0, 0.0],
         [1.0, 0.0],
         [[1.0, 0.0, 0.0]],
         "abc",
@@ -155,7 +164,6 @@ def test_whole_numbers() -> None:
         [0.0, 0.0, 0.0],
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_vectors_that_are_none(vector: Any) -> None:
     with pytest.raises(InvalidQueryError, match="vector"):
         checked_vector(vector, 3)
@@ -165,4 +173,9 @@ def test_vectors_that_are() -> None:
     for vector in ([1, 2, 3], (1.0, 2.0, 3.0), np.array([1, 2, 3], np.float64)):
         found = checked_vector(vector, 3)
         assert found.dtype == np.float32
-        assert found.tolist() == [1, 2, 3]
+        np.testing.assert_allclose(found, np.array([1, 2, 3]) / 14**0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-30, 1.0, 1e38, 1e300])
+def test_only_the_direction_of_a_vector_counts(size: float) -> None:
+    np.testing.assert_allclose(checked_vector([size, 0, -size], 3), [0.5**0.5, 0, -(0.5**0.5)], rtol=1e-6)
