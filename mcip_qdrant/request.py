@@ -203,7 +203,7 @@ def checked_vector(vector: object, dimension: int) -> NDArray[np.float32]:
     """A vector that a user gave, as float32 `[D]`, L2 norm 1.
 
     Raises:
-        InvalidQueryError: another length, a number that is not finite, or all zeros.
+        InvalidQueryError: another length, a number that float32 does not hold, or all zeros.
     """
     try:
         numbers = np.asarray(vector, dtype=np.float64)
@@ -211,8 +211,10 @@ def checked_vector(vector: object, dimension: int) -> NDArray[np.float32]:
         raise InvalidQueryError(f"vector must be {dimension} numbers") from exc
     if numbers.shape != (dimension,):
         raise InvalidQueryError(f"vector must be {dimension} numbers, not an array of shape {list(numbers.shape)}")
-    if not np.isfinite(numbers).all():
-        raise InvalidQueryError("vector must be finite numbers; it holds NaN or infinity")
+    if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
+        raise InvalidQueryError(
+            "vector must be finite numbers of float32; it holds NaN, infinity, or a number beyond 3.4e38"
+        )
     largest = np.abs(numbers).max()
     if largest == 0:
         raise InvalidQueryError("vector is all zeros, which points nowhere")
