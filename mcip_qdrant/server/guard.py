@@ -71,39 +71,37 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: _Answering) -> None:
         head = Head(scope["method"], scope["path"], dict(scope["headers"]))
-        taken = 0
+        # A body that is not read to its end would hold up the connection for as long as its sender likes.
+        send.closes = _announces_body(head)
         body = bytearray()
         try:
-            if (why := refusal(head, self._settings)) is not None:
-                raise _RefusedError(why.status, why.code, why.message)
-            if self._in_flight > self._limits.requests_at_once and head.path not in _ALWAYS_ANSWERED:
-                raise _RefusedError(
-                    HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "too many requests at once; try again", 1
-                )
-            if head.method == "POST" and head.path in BODY_PATHS:
-                taken = self._reserve(head)
-                taken += await self._read(receive, body, taken)
-        except _RefusedError as exc:
-            self._buffered -= taken
-            await self._refuse(exc.refusal, head, scope, receive, send)
-            return
-        try:
+            try:
+                await self._admit(head, receive, body)
+            except _RefusedError as exc:
+                self._give_back(body)
+                await self._refuse(exc.refusal, head, scope, receive, send)
+                return
+            if _takes_body(head):
+                send.closes = False
+            elif send.closes and head.method == "POST":
+                await _drain(receive)
             await self._app(scope, _replay(bytes(body), receive), send)
         finally:
-            self._buffered -= taken
+            self._give_back(body)
 
-    def _reserve(self, head: Head) -> int:
-        """Take the announced length out of the budget of all bodies; 0 where none is announced."""
-        announced = head.headers.get(b"content-length", b"0")
-        length = int(announced) if announced.isdigit() else 0
-        self._check_length(length)
-        self._take(length)
-        return length
+    async def _admit(self, head: Head, receive: Receive, body: bytearray) -> None:
+        if (why := refusal(head, self._settings)) is not None:
+            raise _RefusedError(why.status, why.code, why.message)
+        if self._in_flight > self._limits.requests_at_once and head.path not in _ALWAYS_ANSWERED:
+            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "too many requests at once; try again", 1)
+        if _takes_body(head):
+            self._check_length(_announced_length(head))
+            await self._read(receive, body)
 
-    def _take(self, length: int) -> None:
-        if self._buffered + length > self._limits.buffered_bytes:
-            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "too many uploads at once; try again", 1)
-        self._buffered += length
+    def _give_back(self, body: bytearray) -> None:
+        """Return a body's bytes to the budget of all bodies, and to the memory."""
+        self._buffered -= len(body)
+        body.clear()
 
     def _check_length(self, length: int) -> None:
         most = self._limits.max_body_bytes
@@ -112,38 +110,49 @@ class Guard:
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"the body is larger than {most:,} bytes"
             )
 
-    async def _read(self, receive: Receive, body: bytearray, reserved: int) -> int:
-        """Read the body; returns how much more than reserved was taken out of the budget."""
-        started, extra = monotonic(), 0
+    async def _read(self, receive: Receive, body: bytearray) -> None:
+        """Read the body; what has come is taken out of the budget of all bodies, not what was announced."""
+        limits = self._limits
+        due = monotonic() + limits.upload_grace_s
         try:
             while True:
-                allowed_s = self._limits.upload_grace_s + len(body) / self._limits.min_bytes_per_s
-                async with asyncio.timeout(max(0.0, started + allowed_s - monotonic())):
+                async with asyncio.timeout(max(0.0, due - monotonic())):
                     message = await receive()
                 if message["type"] == "http.disconnect":
                     raise _RefusedError(HTTPStatus.BAD_REQUEST, "disconnected", "the client went away")
-                body += message.get("body", b"")
-                self._check_length(len(body))
-                if len(body) > reserved + extra:
-                    more = len(body) - reserved - extra
-                    self._take(more)
-                    extra += more
+                more = message.get("body", b"")
+                # However much came before: a client that stops sending does not keep its share of the budget for long.
+                due = min(monotonic() + limits.upload_grace_s, due + len(more) / limits.min_bytes_per_s)
+                self._check_length(len(body) + len(more))
+                if self._buffered + len(more) > limits.buffered_bytes:
+                    raise _RefusedError(
+                        HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "too many uploads at once; try again", 1
+                    )
+                body += more
+                self._buffered += len(more)
                 if not message.get("more_body", False):
-                    return extra
+                    return
         except TimeoutError:
-            self._buffered -= extra
             raise _RefusedError(HTTPStatus.REQUEST_TIMEOUT, "slow_upload", "the body came in too slowly") from None
-        except _RefusedError:
-            self._buffered -= extra
-            raise
 
     async def _refuse(self, why: Refusal, head: Head, scope: Scope, receive: Receive, send: _Answering) -> None:
-        answer = refused(why)
-        # What is left of the body is not worth reading, and a client that drips it must not keep the connection.
-        answer.headers["Connection"] = "close"
-        if head.method == "POST" and why.status != HTTPStatus.REQUEST_TIMEOUT:
+        if send.closes and head.method == "POST" and why.status != HTTPStatus.REQUEST_TIMEOUT:
             await _drain(receive)
-        await answer(scope, receive, send)
+        await refused(why)(scope, receive, send)
+
+
+def _takes_body(head: Head) -> bool:
+    return head.method == "POST" and head.path in BODY_PATHS
+
+
+def _announced_length(head: Head) -> int:
+    """Of the body as its head tells it; 0 where it tells none."""
+    length = head.headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
+
+
+def _announces_body(head: Head) -> bool:
+    return b"transfer-encoding" in head.headers or _announced_length(head) > 0
 
 
 async def _drain(receive: Receive) -> None:
@@ -175,12 +184,16 @@ class _SlowReaderError(Exception):
 
 
 class _Answering:
-    """A `send` that adds the security headers, notes the status, and gives up on clients that do not read."""
+    """A `send` that adds the security headers, notes the status, and gives up on clients that do not read.
+
+    With `closes`, the connection ends with the answer.
+    """
 
     def __init__(self, send: Send, timeout_s: float) -> None:
         self._send = send
         self._timeout_s = timeout_s
         self.status = 0
+        self.closes = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -188,6 +201,8 @@ class _Answering:
             headers = list(message.get("headers", ()))
             present = {name.lower() for name, _ in headers}
             headers += [(name, value) for name, value in _HEADERS.items() if name not in present]
+            if self.closes:
+                headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -220,24 +220,67 @@ def test_silent_connections_make_room(small: str) -> None:
             line.close()
 
 
-def test_half_sent_bodies_do_not_fill_the_memory(small: str) -> None:
-    """The third megabyte at once is refused, although no single body is too large; then there is room again."""
-    lines = []
-    try:
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\na",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
+        b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\na",
+        b"POST /v1/search HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 100000000\r\n\r\na",
+    ],
+    ids=["health", "chunked", "wrong method", "refused"],
+)
+def test_a_body_that_nobody_reads_does_not_keep_its_connection(small: str, request_head: bytes) -> None:
+    with connect(small) as line:
+        line.sendall(request_head)
+        answer = line.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 ")
+        assert b"connection: close" in answer.lower()
+        line.settimeout(20)
+        try:
+            line.sendall(b"b")
+            everything(line)
+        except ConnectionError:
+            return  # closed all the same
+
+
+def test_a_connection_goes_on_after_a_body_that_was_read(small: str) -> None:
+    with httpx.Client(base_url=small, timeout=60) as client:
         for _ in range(2):
-            line = connect(small)
-            line.sendall(head(MIB) + b" " * 1000)
-            lines.append(line)
-        answer = eventually(
-            lambda: post(f"{small}v1/embeddings", json={"input": "x"}), 503, within_s=SMALL.upload_grace_s
-        )
-        assert answer.headers["retry-after"] == "1"
+            assert "connection" not in client.post("/v1/embeddings", json={"input": "x"}).headers
+
+
+def test_announcing_a_body_takes_no_room_from_others(small: str) -> None:
+    lines = [connect(small) for _ in range(4)]
+    try:
         for line in lines:
-            assert everything(line).startswith(b"HTTP/1.1 408")
+            line.sendall(head(MIB) + b" ")
+        assert post(f"{small}v1/embeddings", json={"input": "x"}).status_code == 200
     finally:
         for line in lines:
             line.close()
-    assert post(f"{small}v1/embeddings", json={"input": "x"}).status_code == 200
+
+
+def test_what_came_early_gives_no_time_to_stop_later(encoder: QueryEncoder) -> None:
+    """A large part of a body at once, then nothing: it goes before it has filled the budget for minutes."""
+    limits = Limits(upload_grace_s=1.0, min_bytes_per_s=1024)
+    with in_thread(encoder, limits) as url, connect(url) as line:
+        line.settimeout(30)
+        line.sendall(head(MIB) + b" " * 500_000)
+        assert everything(line).startswith(b"HTTP/1.1 408")
+
+
+def test_half_sent_bodies_do_not_fill_the_memory(encoder: QueryEncoder) -> None:
+    """What comes after two megabytes at once is refused, although no single body is too large; then there is room again."""
+    with in_thread(encoder, Limits(max_body_bytes=MIB, buffered_bytes=2 * MIB, upload_grace_s=30)) as url:
+        lines = [connect(url) for _ in range(2)]
+        for line in lines:
+            line.sendall(head(MIB) + b" " * (MIB - 1))
+        answer = eventually(lambda: post(f"{url}v1/embeddings", json={"input": "x"}), 503)
+        assert answer.headers["retry-after"] == "1"
+        for line in lines:
+            line.close()
+        eventually(lambda: post(f"{url}v1/embeddings", json={"input": "x"}), 200)
 
 
 def test_a_client_that_breaks_off_costs_nothing(small: str) -> None:
