@@ -95,8 +95,17 @@ class QueryEncoder:
         tokens = encoder.tokenizer.encode(texts)
         if tokens.truncated.any():
             self._warn_of_cut(texts, tokens.truncated)
-        starts = range(0, len(texts), _TEXT_BATCH)
-        return np.concatenate([encoder.encode_ids(tokens.ids[start : start + _TEXT_BATCH]) for start in starts])
+        return self.encode_ids(tokens.ids)
+
+    def encode_ids(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Encode texts that `bundle.tokenizer()` has made int64 `[N, L]` of, N at least 1, to float32 `[N, D]`, L2 norm 1.
+
+        Raises:
+            ClosedError: after `close()`.
+        """
+        encoder = self._texts.get()
+        starts = range(0, len(token_ids), _TEXT_BATCH)
+        return np.concatenate([encoder.encode_ids(token_ids[start : start + _TEXT_BATCH]) for start in starts])
 
     def image(self, image: ImageLike) -> NDArray[np.float32]:
         """Encode one picture to float32 `[D]`, L2 norm 1.

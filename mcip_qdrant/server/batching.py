@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,8 @@ class Batcher(Generic[Row]):
         Raises:
             OverloadedError: too many rows are waiting already.
         """
-        expected_s = self.waiting * self._row_s
+        # A batch that is slow already says more than those before it.
+        expected_s = self.stuck_for() + self.waiting * self._row_s
         if self.waiting + len(rows) > self._waiting_limit or expected_s > self._patience_s:
             raise OverloadedError("too many texts or pictures are waiting for the model", expected_s)
         job = _Job(rows, asyncio.get_running_loop().create_future())
@@ -137,8 +138,7 @@ class Batcher(Generic[Row]):
         finally:
             self._busy_since = None
         taken_s = monotonic() - started
-        row_s = taken_s / len(batch)
-        self._row_s = row_s if self._row_s == 0 else (1 - _SMOOTHING) * self._row_s + _SMOOTHING * row_s
+        self._row_s = smoothed(self._row_s, taken_s / len(batch))
         self._on_batch(len(batch), taken_s)
 
     async def _encoded(self, batch: _Batch[Row], thread: ThreadPoolExecutor) -> NDArray[np.float32]:
@@ -151,13 +151,13 @@ class Batcher(Generic[Row]):
     async def _one_by_one(self, batch: _Batch[Row], thread: ThreadPoolExecutor, failure: Exception) -> None:
         """A row that cannot be encoded fails its own request, not its neighbours'."""
         if len({job for job, _ in batch}) == 1:
-            _fail(batch[0][0], failure)
+            fail(batch[0][0].done, failure)
             return
         for item in batch:
             try:
                 self._hand_out([item], await self._encoded([item], thread))
             except Exception as exc:  # noqa: BLE001
-                _fail(item[0], exc)
+                fail(item[0].done, exc)
 
     @staticmethod
     def _hand_out(batch: _Batch[Row], vectors: NDArray[np.float32]) -> None:
@@ -167,6 +167,12 @@ class Batcher(Generic[Row]):
                 job.done.set_result(np.stack([job.vectors[position] for position in range(len(job.rows))]))
 
 
-def _fail(job: _Job[Row], failure: Exception) -> None:
-    if not job.done.done():
-        job.done.set_exception(failure)
+def fail(done: asyncio.Future[Any], failure: BaseException) -> None:
+    """Hand a failure to whoever waits, if anybody still does."""
+    if not done.done():
+        done.set_exception(failure)
+
+
+def smoothed(before_s: float, now_s: float) -> float:
+    """A running mean of seconds; the first one counts alone."""
+    return now_s if before_s == 0 else (1 - _SMOOTHING) * before_s + _SMOOTHING * now_s

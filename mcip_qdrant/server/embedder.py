@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,12 +18,16 @@ from mcip_qdrant.errors import ImageError, Reason
 from mcip_qdrant.mix import checked_weights, weighted_sum
 from mcip_qdrant.preprocess import preprocess
 from mcip_qdrant.query import QueryEncoder
-from mcip_qdrant.server.batching import Batcher, OverloadedError
+from mcip_qdrant.server.batching import Batcher
 from mcip_qdrant.server.metrics import Metrics
 from mcip_qdrant.server.settings import Limits
+from mcip_qdrant.server.text_limits import refuse_bombs
+from mcip_qdrant.server.turns import Turns
+from mcip_qdrant.tokenizer import Tokens
 
 _TEXTS_AT_ONCE, _IMAGES_AT_ONCE = 64, 16
-_DECODERS = 4
+_TOKENIZERS, _DECODERS = 2, 4
+_TURN_CHARS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,15 @@ class Picture:
     """A picture as it came in: a `data:…;base64,…` URL, not decoded yet."""
 
     url: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """Vectors of texts, float32 `[N, D]`, unit norm; the tokens that the model read of all of them; whose end was left out."""
+
+    vectors: NDArray[np.float32]
+    tokens: int
+    truncated: Sequence[bool]
 
 
 class Embedder:
@@ -48,10 +60,23 @@ class Embedder:
         self.tokenizer = encoder.bundle.tokenizer()
         self._limits = limits
         self._decode_limits = DecodeLimits(max_bytes=limits.max_body_bytes, max_pixels=limits.max_pixels)
-        self._decoders = ThreadPoolExecutor(min(_DECODERS, available_cpus()), thread_name_prefix="decode")
-        self._decoding = 0
-        self._texts: Batcher[str] = Batcher(
-            encoder.texts,
+        waiting_pictures = limits.waiting_rows // 8
+        self._tokens: Turns[str, Tokens] = Turns(
+            self._tokenized,
+            cost=lambda text: 1 / _TEXTS_AT_ONCE + len(text) / _TURN_CHARS,
+            threads=_TOKENIZERS,
+            waiting_limit=limits.waiting_rows,
+            patience_s=limits.patience_s,
+        )
+        self._pixels: Turns[tuple[str, Picture], NDArray[np.uint8]] = Turns(
+            self._decoded,
+            cost=lambda _picture: 1.0,
+            threads=min(_DECODERS, available_cpus()),
+            waiting_limit=waiting_pictures,
+            patience_s=limits.patience_s,
+        )
+        self._texts: Batcher[NDArray[np.int64]] = Batcher(
+            lambda rows: encoder.encode_ids(np.stack(rows)),
             largest=1 if row_by_row else _TEXTS_AT_ONCE,
             waiting_limit=limits.waiting_rows,
             patience_s=limits.patience_s,
@@ -60,12 +85,12 @@ class Embedder:
         self._images: Batcher[NDArray[np.uint8]] = Batcher(
             encoder.images,
             largest=1 if row_by_row else _IMAGES_AT_ONCE,
-            waiting_limit=limits.waiting_rows // 8,
+            waiting_limit=waiting_pictures,
             patience_s=limits.patience_s,
             on_batch=lambda rows, seconds: metrics.batch("image", rows, seconds),
         )
-        metrics.watch_queue("text", lambda: self._texts.waiting)
-        metrics.watch_queue("image", lambda: self._images.waiting + self._decoding)
+        metrics.watch_queue("text", lambda: self._tokens.waiting + self._texts.waiting)
+        metrics.watch_queue("image", lambda: self._pixels.waiting + self._images.waiting)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -77,20 +102,27 @@ class Embedder:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self._tokens.close()
+            self._pixels.close()
 
     def stuck_for(self) -> float:
         """Seconds that the longest running model call has taken so far."""
         return max(self._texts.stuck_for(), self._images.stuck_for())
 
-    async def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Float32 `[N, D]`, unit norm.
+    async def texts(self, texts: Sequence[str]) -> EncodedTexts:
+        """Encode them.
 
         Raises:
-            InvalidQueryError: an empty text.
+            InvalidQueryError: a text that the model has no ids for, or one that is made to take long.
             OverloadedError: too much is waiting.
         """
-        return await self._texts.encode(texts)
+        tokens = await self._tokens.prepare(texts)
+        pad = self.encoder.bundle.manifest.tokenizer.pad_id
+        return EncodedTexts(
+            vectors=await self._texts.encode([one.ids[0] for one in tokens]),
+            tokens=sum(int((one.ids != pad).sum()) for one in tokens),
+            truncated=[bool(one.truncated[0]) for one in tokens],
+        )
 
     async def images(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
         """Float32 `[N, D]`, unit norm.
@@ -99,24 +131,9 @@ class Embedder:
             ImageError: one of them is no picture; the message says which.
             OverloadedError: too much is waiting.
         """
-        if self._decoding + len(pictures) > self._limits.waiting_rows // 8:
-            raise OverloadedError("too many pictures are waiting to be decoded")
-        loop = asyncio.get_running_loop()
-        self._decoding += len(pictures)
-        try:
-            ready = [loop.run_in_executor(self._decoders, self._pixels, picture) for picture in pictures]
-            found = await asyncio.gather(*ready, return_exceptions=True)
-        finally:
-            self._decoding -= len(pictures)
-        pixels = []
-        for number, outcome in enumerate(found):
-            if isinstance(outcome, ImageError):
-                which = f"picture {number}: " if len(pictures) > 1 else ""
-                raise ImageError(outcome.reason, f"{which}{outcome}") from outcome
-            if isinstance(outcome, BaseException):
-                raise outcome
-            pixels.append(outcome)
-        return await self._images.encode(pixels)
+        several = len(pictures) > 1
+        named = [(f"picture {number}: " if several else "", picture) for number, picture in enumerate(pictures)]
+        return await self._images.encode(await self._pixels.prepare(named))
 
     async def mix(self, parts: Sequence[tuple[str | Picture, float]]) -> NDArray[np.float32]:
         """One vector float32 `[D]` of weighted words and pictures, as `QueryEncoder.mix` defines it.
@@ -131,21 +148,21 @@ class Embedder:
         return weighted_sum(np.stack(vectors), weights)
 
     async def _one(self, part: str | Picture) -> NDArray[np.float32]:
-        rows = await (self.images([part]) if isinstance(part, Picture) else self.texts([part]))
+        rows = await self.images([part]) if isinstance(part, Picture) else (await self.texts([part])).vectors
         vector: NDArray[np.float32] = rows[0]
         return vector
 
-    def count_tokens(self, texts: Sequence[str]) -> tuple[int, list[bool]]:
-        """How many tokens the model reads of these texts together, and for each text whether its end is left out."""
-        if not texts:
-            return 0, []
-        tokens = self.tokenizer.encode(texts)
-        read = tokens.ids != self.encoder.bundle.manifest.tokenizer.pad_id
-        return int(read.sum()), tokens.truncated.tolist()
+    def _tokenized(self, text: str) -> Tokens:
+        refuse_bombs(text, self._limits)
+        return self.tokenizer.encode([text])
 
-    def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
-        data = data_url_bytes(picture.url)
-        return preprocess(decode(data, limits=self._decode_limits).rgb, self.encoder.bundle.manifest.preprocess)
+    def _decoded(self, named: tuple[str, Picture]) -> NDArray[np.uint8]:
+        name, picture = named
+        try:
+            rgb = decode(data_url_bytes(picture.url), limits=self._decode_limits).rgb
+        except ImageError as exc:
+            raise ImageError(exc.reason, f"{name}{exc}") from exc
+        return preprocess(rgb, self.encoder.bundle.manifest.preprocess)
 
 
 def data_url_bytes(url: str) -> bytes:

@@ -6,15 +6,13 @@ import asyncio
 import base64
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Body
 from fastapi.openapi.models import Example
 from fastapi.responses import Response
-from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from mcip_qdrant.errors import InvalidQueryError
-from mcip_qdrant.server.embedder import Embedder, Picture
+from mcip_qdrant.server.embedder import Embedder, EncodedTexts, Picture
 from mcip_qdrant.server.embedding_schemas import (
     EmbeddingAnswer,
     EmbeddingRequest,
@@ -57,13 +55,12 @@ def embeddings_router(embedder: Embedder, model: Model) -> APIRouter:
         rows = _rows(request)
         texts = [row for row in rows if isinstance(row, str)]
         if texts:
-            vectors = await embedder.texts(texts)
+            encoded = await embedder.texts(texts)
         else:
-            vectors = await embedder.images([row for row in rows if isinstance(row, Picture)])
+            pictures = [row for row in rows if isinstance(row, Picture)]
+            encoded = EncodedTexts(await embedder.images(pictures), tokens=0, truncated=[False] * len(pictures))
         # Thousands of vectors take a while to write down, and nobody else should wait for that.
-        content = await asyncio.to_thread(
-            _answer, vectors, texts, embedder, model.id, as_base64=request.encoding_format == "base64"
-        )
+        content = await asyncio.to_thread(_answer, encoded, model.id, as_base64=request.encoding_format == "base64")
         return Response(content, media_type="application/json")
 
     @router.get("/models", responses=responses())
@@ -88,14 +85,10 @@ def _rows(request: TextEmbedding | ImageEmbedding | MessageEmbedding) -> list[st
             return [Picture(part.image_url.url)] if isinstance(part, ImagePart) else [part.text]
 
 
-def _answer(
-    vectors: NDArray[np.float32], texts: list[str], embedder: Embedder, model: str, *, as_base64: bool
-) -> bytes:
-    tokens, truncated = embedder.count_tokens(texts)
+def _answer(encoded: EncodedTexts, model: str, *, as_base64: bool) -> bytes:
     data = []
-    for index, vector in enumerate(vectors):
+    for index, (vector, truncated) in enumerate(zip(encoded.vectors, encoded.truncated, strict=True)):
         embedding = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist()
-        cut = bool(texts) and truncated[index]
-        data.append({"object": "embedding", "index": index, "embedding": embedding, "truncated": cut})
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        data.append({"object": "embedding", "index": index, "embedding": embedding, "truncated": truncated})
+    usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
     return to_json({"object": "list", "data": data, "model": model, "usage": usage})

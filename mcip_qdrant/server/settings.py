@@ -18,8 +18,9 @@ _MIB = 1 << 20
 class Limits:
     """Bounds on what clients may ask for; beyond them requests are refused, never queued without end.
 
-    Bytes are of request bodies. `waiting_rows`: texts or pictures that may wait for the model. `patience_s`: a request whose rows
-    would wait longer is refused. `min_bytes_per_s`: a slower upload is cut off once `upload_grace_s` are used up.
+    Bytes are of request bodies. `max_marks`: combining marks (accents and the like) in a row. `waiting_rows`: texts or pictures that
+    may wait for the model. `patience_s`: a request whose rows would wait longer is refused. `min_bytes_per_s`: an upload that is
+    slower for more than `upload_grace_s` is cut off.
     """
 
     max_body_bytes: int = 32 * _MIB
@@ -27,6 +28,8 @@ class Limits:
     max_texts: int = 2048
     max_images: int = 128
     max_text_chars: int = 200_000
+    max_text_lines: int = 10_000
+    max_marks: int = 1000
     max_hits: int = 250
     max_offset: int = 10_000
     requests_at_once: int = 512

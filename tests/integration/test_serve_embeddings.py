@@ -163,8 +163,8 @@ def test_int8_vectors_do_not_depend_on_strangers(clip: Exported) -> None:
                 in_one_list = await embedder.texts(texts)
             alone = [encoder.text(text) for text in texts]
             batch = encoder.texts(texts)
-        np.testing.assert_array_equal(np.concatenate(together), np.stack(alone))
-        np.testing.assert_array_equal(in_one_list, np.stack(alone))
+        np.testing.assert_array_equal(np.concatenate([one.vectors for one in together]), np.stack(alone))
+        np.testing.assert_array_equal(in_one_list.vectors, np.stack(alone))
         assert not np.array_equal(batch, np.stack(alone)), "where this holds no more, batches may be shared"
 
     asyncio.run(main())
@@ -199,6 +199,10 @@ def test_int8_vectors_do_not_depend_on_strangers(clip: Exported) -> None:
         ({"input": "data:image/png;base64,AAAA", "modality": "image"}, "not a picture"),
         ({"input": "data:image/png;base64,!!!!", "modality": "image"}, "base64"),
         ({"input": "x" * 200_001}, "200000"),
+        ({"input": ["a", "a" + "\n" * 190_000 + "b"]}, "10,000 lines"),
+        ({"input": "a" + "\u0301\u0316" * 90_000}, "1,000 combining marks"),
+        ({"input": "a" + "&#769;&#790;" * 10_000}, "1,000 combining marks"),
+        ({"input": "a" + "\u00cc\u0081\u00cc\u2013" * 10_000}, "1,000 combining marks"),
         ({}, "input"),
         ([], "body"),
     ],

@@ -296,13 +296,13 @@ def test_a_client_that_breaks_off_costs_nothing(small: str) -> None:
 def test_overload_answers_503_with_retry_after_and_the_others_get_their_own_vectors(
     encoder: QueryEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = encoder.texts
+    encode, encode_ids = encoder.texts, encoder.encode_ids
 
-    def slowly(texts: list[str]) -> np.ndarray:
+    def slowly(ids: np.ndarray) -> np.ndarray:
         time.sleep(0.02)
-        return encode(texts)
+        return encode_ids(ids)
 
-    monkeypatch.setattr(encoder, "texts", slowly)
+    monkeypatch.setattr(encoder, "encode_ids", slowly)
     limits = Limits(waiting_rows=160, requests_at_once=60)
 
     async def clients(url: str) -> list[httpx.Response]:
@@ -327,13 +327,13 @@ def test_overload_answers_503_with_retry_after_and_the_others_get_their_own_vect
 
 def test_health_sees_a_model_that_hangs(encoder: QueryEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    encode = encoder.texts
+    encode_ids = encoder.encode_ids
 
-    def hanging(texts: list[str]) -> np.ndarray:
+    def hanging(ids: np.ndarray) -> np.ndarray:
         gate.wait(20)
-        return encode(texts)
+        return encode_ids(ids)
 
-    monkeypatch.setattr(encoder, "texts", hanging)
+    monkeypatch.setattr(encoder, "encode_ids", hanging)
     with in_thread(encoder, Limits(stall_s=0.2)) as url:
         asking = threading.Thread(target=post, args=(f"{url}v1/embeddings",), kwargs={"json": {"input": "x"}})
         asking.start()
@@ -345,10 +345,10 @@ def test_health_sees_a_model_that_hangs(encoder: QueryEncoder, monkeypatch: pyte
 
 
 def test_a_failure_of_ours_shows_nothing_of_the_inside(encoder: QueryEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_texts: list[str]) -> np.ndarray:
+    def broken(_ids: np.ndarray) -> np.ndarray:
         raise RuntimeError("secret path /home/me")
 
-    monkeypatch.setattr(encoder, "texts", broken)
+    monkeypatch.setattr(encoder, "encode_ids", broken)
     with in_thread(encoder, Limits()) as url:
         answer = post(f"{url}v1/embeddings", json={"input": "x"})
     assert answer.status_code == 500

@@ -183,6 +183,21 @@ def test_patience_is_measured_in_seconds() -> None:
     run(recorder, work, patience_s=0.5)
 
 
+def test_patience_sees_a_batch_that_is_slow_for_the_first_time() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+
+    async def work(batcher: Batcher[int]) -> None:
+        slow = asyncio.create_task(batcher.encode([1]))
+        await asyncio.sleep(0.3)
+        with pytest.raises(OverloadedError):
+            await batcher.encode([2])
+        recorder.gate.set()
+        await slow
+
+    run(recorder, work, patience_s=0.2)
+
+
 def test_rows_of_a_client_that_went_away_are_not_encoded() -> None:
     recorder = Recorder()
     recorder.gate.clear()
