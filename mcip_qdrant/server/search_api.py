@@ -17,7 +17,7 @@ from mcip_qdrant.server.archive import Archive, parse_filter
 from mcip_qdrant.server.embedder import Embedder, Picture
 from mcip_qdrant.server.embedding_schemas import Model
 from mcip_qdrant.server.problems import NoCollectionError, responses
-from mcip_qdrant.server.schema_fields import PICTURE_EXAMPLE
+from mcip_qdrant.server.schema_fields import LIMITS, PICTURE_EXAMPLE
 from mcip_qdrant.server.search_schemas import (
     CollectionAnswer,
     Facet,
@@ -71,13 +71,14 @@ def search_router(embedder: Embedder, archive: Archive | None, thumbnails: Thumb
             collapse_duplicates=request.collapse_duplicates,
             with_vectors=request.with_vectors,
         )
-        more = len(hits) > request.limit and not request.diverse
+        next_offset = request.offset + request.limit
+        more = len(hits) > request.limit and not request.diverse and next_offset <= LIMITS.max_offset
         return SearchAnswer(
             collection=collection.name,
             model=model.id,
             space_id=model.space_id,
             hits=[_hit(hit, thumbnails) for hit in hits[: request.limit]],
-            next_offset=request.offset + request.limit if more else None,
+            next_offset=next_offset if more else None,
         )
 
     @router.post("/facets", responses=responses(404, 409, 502))

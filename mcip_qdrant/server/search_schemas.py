@@ -72,7 +72,7 @@ class SearchHit(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """Hits, best first; `next_offset` is null where there are no more."""
+    """Hits, best first; `next_offset` is null where there are no more, or none that may be asked for."""
 
     object: Literal["list"] = "list"
     collection: str

@@ -6,15 +6,19 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from cli_support import points
 from PIL import Image, ImageChops
 from qdrant_client import models
-from server_support import XSS_NAME, XSS_VALUE, Shown, data_url
+from server_support import XSS_NAME, XSS_VALUE, Shown, data_url, in_thread
 
 from mcip_qdrant.keys import point_id
 from mcip_qdrant.query import QueryEncoder
+from mcip_qdrant.server import search_api
+from mcip_qdrant.server.settings import Limits
+from mcip_qdrant.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +254,16 @@ def test_no_other_address_leads_to_a_file(shown: Shown, path: str, status: int) 
 @pytest.mark.parametrize("name", ["../app.py", "..%2fapp.py", "%2e%2e/app.py", "index.html", "nothing.js", ""])
 def test_static_files_are_a_list_and_no_folder(shown: Shown, name: str) -> None:
     assert shown.served.http.get(f"/static/{name}").status_code == 404
+
+
+def test_no_offset_is_handed_out_that_would_be_refused(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_api, "LIMITS", Limits(max_offset=20))
+    with QueryEncoder.open(library.bundle, device="cpu") as encoder:
+        store = open_store(str(library.qdrant))
+        with in_thread(encoder, Limits(), store=store) as url, httpx.Client(base_url=url, timeout=60) as client:
+            asked = [(0, 10), (10, 10), (11, 10), (8, 12), (9, 12)]
+            bodies = [{"text": "x", "offset": offset, "limit": limit} for offset, limit in asked]
+            answers = [client.post("/v1/search", json=body).json() for body in bodies]
+        store.close()
+    assert [answer["next_offset"] for answer in answers] == [10, 20, None, 20, None]
+    assert all(len(answer["hits"]) == limit for answer, (_, limit) in zip(answers, asked, strict=True))
