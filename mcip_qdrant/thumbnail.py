@@ -15,7 +15,7 @@ from mcip_qdrant.errors import ImageError, Reason
 from mcip_qdrant.hit import Hit
 from mcip_qdrant.keys import ImageRef, decode_path, encode_path, path_from_uri
 from mcip_qdrant.manifest import Preprocess
-from mcip_qdrant.read import read_image
+from mcip_qdrant.read import FileState, read_image, stat_image
 
 _QUALITY = 78
 _LIMITS = DecodeLimits()
@@ -67,11 +67,24 @@ def picture_bytes(hit: Hit, roots: Mapping[str, Path] | None, *, max_bytes: int 
     Raises:
         ImageError: not below a known root (OUTSIDE_ROOT), gone, not a regular file, too large, or unreadable.
     """
+    root, ref = _located(hit, roots)
+    return read_image(root, ref, max_bytes=max_bytes).data
+
+
+def picture_state(hit: Hit, roots: Mapping[str, Path] | None) -> FileState | None:
+    """What the file of a hit is like now, by its size and time alone; None where it cannot be examined.
+
+    Raises:
+        ImageError: not below a known root.
+    """
+    return stat_image(*_located(hit, roots))
+
+
+def _located(hit: Hit, roots: Mapping[str, Path] | None) -> tuple[Path, ImageRef]:
     try:
-        root, ref = _by_uri(hit) if roots is None else _by_key(hit, roots)
+        return _by_uri(hit) if roots is None else _by_key(hit, roots)
     except UnicodeEncodeError as exc:  # half a character, which no uri of ours holds
         raise ImageError(Reason.GONE, "no file can have this name") from exc
-    return read_image(root, ref, max_bytes=max_bytes).data
 
 
 def _by_key(hit: Hit, roots: Mapping[str, Path]) -> tuple[Path, ImageRef]:

@@ -17,6 +17,7 @@ from mcip_qdrant.server.batching import OverloadedError
 from mcip_qdrant.server.problems import NoCollectionError
 from mcip_qdrant.server.settings import Limits
 from mcip_qdrant.server.thumbnails import SIDE, Thumbnails
+from mcip_qdrant.thumbnail import thumbnail as make_small
 
 
 @pytest.fixture
@@ -137,12 +138,35 @@ def test_it_is_made_once_and_kept_within_bounds(home: Path, monkeypatch: pytest.
 
     async def main() -> None:
         made = Thumbnails({"photos": home / "photos"}, Limits())
+        calls: list[bytes] = []
+        monkeypatch.setattr(
+            thumbnails, "thumbnail", lambda data, **options: calls.append(data) or make_small(data, **options)
+        )
         first = await made.of(one)
-        (home / "photos" / "a.jpg").unlink()
-        assert await made.of(one) == first, "from memory"
+        assert await made.of(one) == first
+        assert len(calls) == 1, "from memory"
         assert len(first) < 1000 < len(first) + len(await made.of(other))
-        with pytest.raises(NoCollectionError):
-            await made.of(one)  # had to make room
+        await made.of(one)
+        assert len(calls) == 3, "had to make room"
+
+    asyncio.run(main())
+
+
+def test_what_is_kept_is_shown_only_while_its_file_is_the_one_that_was_ingested(home: Path) -> None:
+    one = payload(home, "photos/a.jpg")
+    file = home / "photos" / "a.jpg"
+
+    async def main() -> None:
+        made = Thumbnails({"photos": home / "photos"}, Limits())
+        first = await made.of(one)
+        file.rename(home / "elsewhere.jpg")
+        with pytest.raises(NoCollectionError, match="cannot be shown"):
+            await made.of(one)
+        (home / "secret.jpg").rename(file)
+        with pytest.raises(NoCollectionError, match="changed since"):
+            await made.of(one)
+        (home / "elsewhere.jpg").rename(file)
+        assert await made.of(one) == first
 
     asyncio.run(main())
 
