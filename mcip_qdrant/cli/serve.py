@@ -111,7 +111,7 @@ def serve_command(
         host=host,
         port=port,
         key=secret("MCIP_QDRANT_SERVE_KEY"),
-        allowed_hosts=tuple(name.lower() for name in allowed_hosts),
+        allowed_hosts=allowed_hosts,
         roots=parse_roots(source_roots) if source_roots else {},
     ).checked()
     listening = listen(settings)

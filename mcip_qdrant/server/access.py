@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from mcip_qdrant.server.settings import ServerSettings, is_loopback
+from mcip_qdrant.server.settings import ServerSettings, host_name, is_loopback
 
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/favicon.ico"})
 OPEN_FOLDERS = ("/static/", "/docs/")
@@ -63,14 +63,6 @@ def _wrong_host(head: Head, settings: ServerSettings) -> Refusal | None:
     return Refusal(HTTPStatus.MISDIRECTED_REQUEST, "wrong_host", message)
 
 
-def host_name(host: str) -> str:
-    """`example.org:8000` -> `example.org`, `[::1]:8000` -> `::1`; lower case."""
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].rstrip(".")
-
-
 def _foreign(head: Head, settings: ServerSettings) -> Refusal | None:
     site = head.headers.get(b"sec-fetch-site", b"none")
     mode = head.headers.get(b"sec-fetch-mode", b"navigate")
@@ -109,5 +101,9 @@ def _no_key(head: Head, settings: ServerSettings) -> Refusal | None:
     scheme, _, given = head.headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), settings.key.encode()):
         return None
-    message = "an API key is needed here: send it as Authorization: Bearer KEY"
+    message = (
+        "this is not the API key of this server"
+        if scheme.lower() == b"bearer" and given.strip()
+        else "an API key is needed here: send it as Authorization: Bearer KEY"
+    )
     return Refusal(HTTPStatus.UNAUTHORIZED, "invalid_api_key", message)

@@ -6,12 +6,13 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mcip_qdrant.errors import ConfigurationError
 
 _MIB = 1 << 20
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?(:[0-9]+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,17 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits)
 
     def checked(self) -> ServerSettings:
-        """These settings, if they are safe.
+        """These settings, if they are safe, with `allowed_hosts` as requests are compared with them: lower case, without a port.
 
         Raises:
-            ConfigurationError: unknown host, a key that no header can carry, or no key where others could reach the server.
+            ConfigurationError: unknown host, an allowed one that is no name, a key that no header can carry, or no key where others
+                could reach the server.
         """
+        for given in self.allowed_hosts:
+            if not _NAME.fullmatch(given.strip()) and not _is_address(host_name(given)):
+                raise ConfigurationError(
+                    f"--allowed-host {given}: this is no name, such as photos.example.org, without https:// and without a path"
+                )
         addresses = resolve(self.host, self.port)
         if self.key is None and (reason := self._reachable_by_others(addresses)):
             raise ConfigurationError(
@@ -75,12 +82,16 @@ class ServerSettings:
             raise ConfigurationError(
                 "MCIP_QDRANT_SERVE_KEY (or its file): a key is at least one printable ASCII character, without spaces"
             )
-        return self
+        return replace(self, allowed_hosts=tuple(map(host_name, self.allowed_hosts)))
 
     def _reachable_by_others(self, addresses: list[tuple[socket.AddressFamily, str]]) -> str | None:
         if not all(is_loopback(address) for _, address in addresses):
             return f"--host {self.host} can be reached from other machines"
-        names = [name for name in self.allowed_hosts if not (name == "localhost" or is_loopback(name))]
+        names = [
+            given
+            for given in self.allowed_hosts
+            if not ((name := host_name(given)) == "localhost" or is_loopback(name))
+        ]
         return f"--allowed-host {names[0]} lets others in through a proxy" if names else None
 
 
@@ -96,6 +107,22 @@ def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
         raise ConfigurationError(f"--host {host}: {exc}") from exc
     addresses = {(family, str(address[0])) for family, _, _, _, address in found}
     return sorted(addresses, key=lambda item: (item[0] != socket.AF_INET, item[1]))
+
+
+def host_name(host: str) -> str:
+    """`Example.org.:8000` -> `example.org`, `[::1]:8000` and `::1` -> `::1`."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if _is_address(host) else host.partition(":")[0].rstrip(".")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(address: str) -> bool:

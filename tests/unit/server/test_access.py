@@ -6,8 +6,8 @@ from http import HTTPStatus
 
 import pytest
 
-from mcip_qdrant.server.access import Head, host_name, refusal
-from mcip_qdrant.server.settings import ServerSettings
+from mcip_qdrant.server.access import Head, refusal
+from mcip_qdrant.server.settings import ServerSettings, host_name
 
 LOCAL = ServerSettings()
 KEYED = ServerSettings(host="0.0.0.0", key="s3cret-s3cret")
@@ -46,6 +46,13 @@ def test_names_can_be_allowed() -> None:
     assert status(PROXIED, host="Photos.Example:443", authorization=authorization) == 200
     assert status(PROXIED, host="other.example", authorization=authorization) == 421
     assert status(KEYED, host="anything.example", authorization=authorization) == 200
+
+
+@pytest.mark.parametrize("given", ["photos.example:8443", "Photos.Example.", "photos.example"])
+def test_an_allowed_name_may_be_given_as_it_stands_in_addresses(given: str) -> None:
+    settings = ServerSettings(key="s3cret-s3cret", allowed_hosts=(given,)).checked()
+    assert status(settings, host="photos.example:8443", authorization="Bearer s3cret-s3cret") == 200
+    assert status(settings, host="other.example", authorization="Bearer s3cret-s3cret") == 421
 
 
 def test_health_is_for_everybody() -> None:
@@ -112,4 +119,16 @@ def test_the_page_without_data_needs_none(path: str) -> None:
 
 
 def test_host_names() -> None:
-    assert [host_name(host) for host in ("A.b:1", "[::1]:1", " x ", "", ":1")] == ["a.b", "::1", "x", "", ""]
+    given = ("A.b:1", "a.b.", "a.b.:1", "[::1]:1", "::1", " x ", "", ":1")
+    assert [host_name(host) for host in given] == ["a.b", "a.b", "a.b", "::1", "::1", "x", "", ""]
+
+
+def test_a_wrong_key_is_told_apart_from_none() -> None:
+    def message(given: str) -> str:
+        found = refusal(Head("GET", "/v1/models", {b"host": b"x", b"authorization": given.encode()}), KEYED)
+        assert found is not None
+        assert "s3cret" not in found.message
+        return found.message
+
+    assert "not the API key" in message("Bearer s3cret")
+    assert all("is needed" in message(given) for given in ("", "Bearer", "Basic s3cret-s3cret"))

@@ -23,7 +23,15 @@ def test_any_other_address_needs_one(host: str) -> None:
 def test_a_name_for_a_proxy_needs_one() -> None:
     with pytest.raises(ConfigurationError, match=r"photos\.example lets others in"):
         ServerSettings(allowed_hosts=("localhost", "photos.example")).checked()
-    assert ServerSettings(allowed_hosts=("localhost", "127.0.0.2")).checked()
+    assert ServerSettings(allowed_hosts=("localhost:8000", "LOCALHOST.", "127.0.0.2", "::1")).checked()
+
+
+@pytest.mark.parametrize(
+    "given", ["https://photos.example", "photos.example/", "*.example", "user@photos.example", "a b", "", ":80", "-"]
+)
+def test_what_no_request_could_match_is_no_name(given: str) -> None:
+    with pytest.raises(ConfigurationError, match="--allowed-host .*this is no name"):
+        ServerSettings(key="a-long-enough-key", allowed_hosts=(given,)).checked()
 
 
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb", " x"])
