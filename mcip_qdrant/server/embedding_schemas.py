@@ -17,7 +17,7 @@ from mcip_qdrant.server.schema_fields import LIMITS, PictureUrl, Request, Words
 
 class _Embedding(Request):
     model: str | None = Field(None, description="Any name: the one model here answers, and says which it is")
-    encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32")
+    encoding_format: Literal["float", "base64"] | None = Field("float", description="base64: little-endian float32")
     dimensions: int | None = Field(None, description="Must be the model's own, where it is given")
     user: str | None = None
 
@@ -37,7 +37,7 @@ class TextEmbedding(_Embedding):
     input: Annotated[
         Words | Annotated[list[Words], Field(min_length=1, max_length=LIMITS.max_texts)], BeforeValidator(_no_tokens)
     ]
-    modality: Literal["text"] = "text"
+    modality: Literal["text"] | None = "text"
 
 
 class ImageEmbedding(_Embedding):

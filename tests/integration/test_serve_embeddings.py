@@ -67,6 +67,12 @@ def test_base64_is_little_endian_float32(shown: Shown, encoder: QueryEncoder) ->
     np.testing.assert_allclose(np.frombuffer(raw, dtype="<f4"), encoder.text("a cat"), atol=1e-6)
 
 
+def test_null_is_as_good_as_leaving_out(shown: Shown) -> None:
+    nothing = dict.fromkeys(("model", "encoding_format", "dimensions", "user", "modality", "messages"))
+    answers = [shown.served.post("/v1/embeddings", {"input": "a cat", **more}) for more in ({}, nothing)]
+    np.testing.assert_allclose(vectors_of(answers[1]), vectors_of(answers[0]), atol=1e-6)
+
+
 @pytest.mark.parametrize("form", ["infinity", "infinity, single", "vllm"], ids=lambda form: form.replace(", ", "-"))
 def test_pictures_in_the_forms_that_others_take(shown: Shown, encoder: QueryEncoder, form: str) -> None:
     data = shown.bytes_of("photo-0003.jpg")
