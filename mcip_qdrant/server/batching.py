@@ -99,7 +99,8 @@ class Batcher(Generic[Row]):
 
     async def run(self) -> None:
         """Work until cancelled."""
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as thread:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        try:
             while True:
                 await self._wake.wait()
                 # Requests that are already in the loop's queue get into this batch.
@@ -109,6 +110,9 @@ class Batcher(Generic[Row]):
                     await self._work_on(batch, thread)
                 if not self._jobs:
                     self._wake.clear()
+        finally:
+            # Nobody is left who waits for a batch that still runs.
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _take(self) -> _Batch[Row]:
         batch: _Batch[Row] = []

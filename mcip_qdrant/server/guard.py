@@ -30,6 +30,9 @@ _HEADERS = {
 
 _ALWAYS_ANSWERED = frozenset({"/health", "/metrics"})
 _DRAIN_S = 3.0
+_ENDING = Refusal(
+    HTTPStatus.SERVICE_UNAVAILABLE, "shutting_down", "the server ends before it could answer this; try again", 5
+)
 
 
 class _RefusedError(Exception):
@@ -63,6 +66,12 @@ class Guard:
         except _SlowReaderError:
             # uvicorn closes the connection of an answer that was not finished.
             logger.info("%s %s: the client stopped reading", scope["method"], scope["path"])
+        except asyncio.CancelledError:
+            # uvicorn ends, and has waited for this request as long as it may.
+            if answering.status:
+                raise
+            answering.closes = True
+            await refused(_ENDING)(scope, receive, answering)
         finally:
             self._in_flight -= 1
             self._metrics.in_flight(-1)

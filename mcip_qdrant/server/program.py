@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +23,8 @@ from mcip_qdrant.store import Store
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 512
-_GRACE_S = 10
+_GRACE_S = 8
+_END_S = 10
 
 
 def warm_up(encoder: QueryEncoder) -> None:
@@ -77,8 +80,28 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, in a process that ends in time."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is being answered; `_END_S` from now the process is gone."""
+        last = threading.Timer(_END_S, _leave)
+        last.daemon = True
+        last.start()
+        await super().shutdown(sockets)
+
+
+def _leave() -> None:
+    # A call into the model cannot be stopped, and Python would wait for its thread for as long as it takes.
+    logger.warning("a call of the model, of the decoder or of Qdrant has not ended; leaving without it")
+    logging.shutdown()
+    os._exit(0)
+
+
 def serve(app: ASGIApp, settings: ServerSettings, listening: socket.socket) -> None:
-    """Answer requests until SIGINT or SIGTERM; requests that are being answered are finished first.
+    """Answer requests until SIGINT or SIGTERM; requests that are being answered are finished first, if they end in time.
+
+    The process ends `_END_S` seconds after the signal, even if the caller has not come to its end by then.
 
     Raises:
         McipError: uvicorn could not start.
@@ -98,7 +121,7 @@ def serve(app: ASGIApp, settings: ServerSettings, listening: socket.socket) -> N
         timeout_graceful_shutdown=_GRACE_S,
         backlog=_BACKLOG,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt:
