@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose.
+"""Every error this package raises on purpose. (Two more stay inside the HTTP server, which turns them into answers.)
 
 ::
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ EVALUATION_LAYERS = {
     **dict.fromkeys(("index_cost", "labelled", "report"), 5),
     **dict.fromkeys(("page", "protocols"), 6),
 }
+SERVER_LAYERS = {
+    **dict.fromkeys(("batching", "metrics", "page", "sample_photos", "settings"), 0),
+    **dict.fromkeys(("access", "protocol", "schema_fields", "text_limits", "turns"), 1),
+    **dict.fromkeys(("embedding_schemas", "problems", "program", "search_schemas"), 2),
+    **dict.fromkeys(("archive", "embedder", "guard"), 3),
+    **dict.fromkeys(("embeddings_api", "thumbnails"), 4),
+    "search_api": 5,
+    "app": 6,
+}
 # Packages of the command line and of its offline work; nothing of the core imports them.
 APART = {"cli", "evaluation", "tuning"}
 
@@ -68,6 +78,7 @@ def _modules(folder: str) -> list[Path]:
 
 CORE = [path for path in _modules("mcip_qdrant") if not APART & set(path.parts)]
 EVALUATION = [path for path in _modules("mcip_qdrant/evaluation") if path.stem != "__init__"]
+SERVER = [path for path in _modules("mcip_qdrant/server") if path.stem != "__init__"]
 TUNING = [path for path in _modules("mcip_qdrant/tuning") if path.stem != "__init__"]
 
 
@@ -111,6 +122,20 @@ def test_data_flows_one_way(path: Path) -> None:
     below = {name.split(".")[1] for name in _imports(path) if name.startswith("mcip_qdrant.")} - {me}
     wrong = {name for name in below if LAYERS.get(name, -1) >= LAYERS[me]}
     assert not wrong, f"{me} (layer {LAYERS[me]}) imports {wrong}"
+
+
+def test_the_server_s_own_description_names_its_modules() -> None:
+    described = ast.get_docstring(ast.parse((ROOT / "mcip_qdrant/server/__init__.py").read_text(encoding="utf-8")))
+    assert described is not None
+    assert {path.stem for path in SERVER} == set(SERVER_LAYERS)
+    assert set(SERVER_LAYERS) <= set(re.findall(r"\w+", described))
+
+
+@pytest.mark.parametrize("path", SERVER, ids=lambda path: path.stem)
+def test_the_server_flows_one_way_too(path: Path) -> None:
+    below = {name.split(".")[2] for name in _imports(path) if name.startswith("mcip_qdrant.server.")}
+    wrong = {name for name in below if SERVER_LAYERS.get(name, -1) >= SERVER_LAYERS[path.stem]}
+    assert not wrong, f"{path.stem} imports {wrong}"
 
 
 @pytest.mark.parametrize("path", TUNING, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,23 @@ def test_all_is_sorted_and_every_name_resolves() -> None:
 def test_every_public_error_is_exported() -> None:
     tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
     assert tree <= set(mcip_qdrant.__all__)
+
+
+def test_every_other_error_of_ours_stays_inside_the_server() -> None:
+    package = Path(mcip_qdrant.__file__).parent
+    known = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.McipError)
+    }
+    elsewhere = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.ClassDef)
+                and {base.id for base in node.bases if isinstance(base, ast.Name)} & known
+            ):
+                elsewhere.add((str(path.relative_to(package).parent), node.name))
+    elsewhere -= {(".", name) for name in known}
+    assert elsewhere == {("server", "NoCollectionError"), ("server", "OverloadedError")}
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
