@@ -18,9 +18,13 @@ def protocol_with(limits: Limits) -> type[H11Protocol]:
 
     class GuardedProtocol(H11Protocol):
         _head_due: asyncio.TimerHandle | None = None
+        _next_look: asyncio.TimerHandle | None = None
+        _was_closing = False
+        _taken_due: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._look()
             if len(self.connections) > limits.connections:
                 transport.write(_FULL)
                 transport.close()
@@ -41,7 +45,33 @@ def protocol_with(limits: Limits) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._head_came()
+            self._taken()
+            if self._next_look is not None:
+                self._next_look.cancel()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            # Not every send of uvicorn's own goes through ours, which gives up by itself.
+            self._taken_due = self.loop.call_later(limits.send_timeout_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._taken()
+            super().resume_writing()
+
+        def _taken(self) -> None:
+            if self._taken_due is not None:
+                self._taken_due.cancel()
+                self._taken_due = None
+
+        def _look(self) -> None:
+            """Closing waits until the client has taken what was sent, and a client may never do that."""
+            closing = self.transport.is_closing()
+            if closing and self._was_closing:
+                self.transport.abort()
+                return
+            self._was_closing = closing
+            self._next_look = self.loop.call_later(limits.send_timeout_s, self._look)
 
         def _expect_head(self) -> None:
             if self._head_due is None:

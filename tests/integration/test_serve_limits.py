@@ -244,6 +244,16 @@ def test_a_body_that_nobody_reads_does_not_keep_its_connection(small: str, reque
             return  # closed all the same
 
 
+def test_a_client_that_takes_no_answer_does_not_keep_its_connection(encoder: QueryEncoder) -> None:
+    with in_thread(encoder, Limits(connections=1, send_timeout_s=0.5)) as url, socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        where = urlsplit(url)
+        line.connect((where.hostname, where.port))
+        line.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+        eventually(lambda: get(f"{url}health"), 503)
+        eventually(lambda: get(f"{url}health"), 200)
+
+
 def test_a_connection_goes_on_after_a_body_that_was_read(small: str) -> None:
     with httpx.Client(base_url=small, timeout=60) as client:
         for _ in range(2):
