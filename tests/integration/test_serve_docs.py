@@ -59,17 +59,20 @@ def test_the_limits_are_those_of_the_code() -> None:
     )
     assert rows["body; all bodies at once"] == f"{limits.max_body_bytes >> 20} MB; {limits.buffered_bytes >> 20} MB"
     assert rows["picture"].startswith(f"{limits.max_pixels // 1_000_000} megapixels")
-    assert rows["texts, pictures in one request; characters of a text"] == (
-        f"{limits.max_texts:,}, {limits.max_images}; {limits.max_text_chars:,}"
+    assert rows["texts, pictures in one request"] == f"{limits.max_texts:,}, {limits.max_images}"
+    assert rows["a text"] == (
+        f"{limits.max_text_chars:,} characters, {limits.max_text_lines:,} lines, {limits.max_marks:,} combining marks in a row"
     )
-    assert rows["texts that wait for the model; pictures"].startswith(
+    assert rows["hits in one answer; offset"] == f"{limits.max_hits}; {limits.max_offset:,}"
+    assert rows["texts that wait for the tokenizer or the model; pictures for the decoder or the model"].startswith(
         f"{limits.waiting_rows:,}; {limits.waiting_rows // 8:,}. Also refused: what would wait longer than {limits.patience_s:.0f} s"
     )
     assert rows["requests at once; connections"] == f"{limits.requests_at_once}; {limits.connections}"
     assert rows["upload"].startswith(
-        f"slower than {limits.min_bytes_per_s >> 10} kB/s after the first {limits.upload_grace_s:.0f} s"
+        f"slower than {limits.min_bytes_per_s >> 10} kB/s for more than {limits.upload_grace_s:.0f} s"
     )
     assert rows["head of a request"] == f"{limits.header_timeout_s:.0f} s"
+    assert rows["an answer that the client does not take"] == f"{limits.send_timeout_s:.0f} s"
 
 
 def test_its_pictures_are_there_and_small() -> None:
