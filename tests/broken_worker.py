@@ -4,6 +4,7 @@
 - `eat`: decoding a marked image takes memory without end (up to 4 GB).
 - `encoder`: the process ends when the model is given a marked image (one that is black).
 - `slow`: the model takes 60 ms an image.
+- `hang`: decoding a marked image never ends, as a read from a dead mount.
 
 A child that is spawned for decoding imports this file again, so it is broken, too.
 """
@@ -26,6 +27,8 @@ def _broken_decode(data: bytes, **options: Any) -> Any:
     if MARK in data:
         if _HOW == "abort":
             os.abort()
+        if _HOW == "hang":
+            time.sleep(100_000)
         if _HOW == "eat":
             hoard = []
             for _ in range(64):

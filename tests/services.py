@@ -23,6 +23,7 @@ _STOPPING_S = 20.0
 _ATTEMPTS = 5
 _BETWEEN_ATTEMPTS_S = 0.2
 _POLL_S = 0.02
+_AOF = "appendonlydir"
 
 # Runs before the service, in its process: when the test process dies, the kernel ends this one (1 is PR_SET_PDEATHSIG).
 _DIE_WITH_PARENT = """
@@ -208,6 +209,17 @@ class RedisService(Service):
         policy = ["--maxmemory-policy", "noeviction"]
         where = ["--bind", HOST, "--dir", str(self.folder), "--daemonize", "no"]
         return [self.program, *listen, *login, *where, *keep, *policy, *self.options]
+
+    def copy(self, to: Path) -> None:
+        """What is on its disk now, for `go_back`."""
+        shutil.copytree(self.folder / _AOF, to)
+
+    def go_back(self, to: Path) -> None:
+        """What it has written since `copy` is lost, as with a power cut or a failover: killed, set back, and started again."""
+        self.kill()
+        shutil.rmtree(self.folder / _AOF)
+        shutil.copytree(to, self.folder / _AOF)
+        self.start()
 
     def ready(self) -> bool:
         """PING works, and it is this process that answers: another one may have taken the port."""

@@ -12,7 +12,7 @@ from unit_support import SPACE_A
 from mcip_qdrant.errors import Reason
 from mcip_qdrant.report import DeadLetter
 from mcip_qdrant.workers.broker import TASK, queue_name
-from mcip_qdrant.workers.ledger import PREFIX, Ledger
+from mcip_qdrant.workers.ledger import PREFIX, WORKER_PREFIX, Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.records import Counts
 
@@ -34,6 +34,12 @@ def chunk(*images: str, **changes: Any) -> Chunk:
         **changes,
     }
     return Chunk(**fields)
+
+
+def living(ledger: Ledger, worker: str) -> None:
+    """A worker whose heartbeat does not end by itself."""
+    ledger.beat(worker, {})
+    ledger.redis.persist(f"{WORKER_PREFIX}{worker}")
 
 
 def letter(relative: str, reason: Reason = Reason.CORRUPT, message: str = "damaged") -> DeadLetter:

@@ -44,7 +44,7 @@ class WorkerProgram:
     def _ingest_chunk(self, message: dict[str, Any]) -> None:
         if self._processor is None or self.runtime is None:
             raise Reject("the worker is not ready", requeue=True)
-        self.runtime.metrics.took_chunk(+1)
+        self.runtime.metrics.took_message()
         try:
             self._processor.handle(message)
         except ChunkReturnedError as exc:
@@ -53,8 +53,6 @@ class WorkerProgram:
             # Celery would log it and drop the message. Redis is away for good, or this is a defect: let a fresh worker try.
             self.runtime.abort(exc)
             raise Reject("returned to the queue", requeue=True) from exc
-        finally:
-            self.runtime.metrics.took_chunk(-1)
 
     def _on_init(self, conf: Any, options: dict[str, Any], **_: Any) -> None:
         """Refuse to start unless all is in order. Exceptions would only be logged here; SystemExit ends the process."""

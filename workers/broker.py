@@ -39,6 +39,11 @@ class BrokerSettings:
     visibility_timeout_s: float = DEFAULT_VISIBILITY_TIMEOUT_S
 
     @property
+    def alive_for_s(self) -> float:
+        """How long a worker's heartbeat counts."""
+        return min(15.0, self.visibility_timeout_s / 4)
+
+    @property
     def shown(self) -> str:
         """The URL without user and password."""
         parts = urlsplit(self.url)

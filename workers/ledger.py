@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -20,9 +20,9 @@ from mcip_qdrant.workers import scripts
 from mcip_qdrant.workers.broker import BrokerSettings, Patience, broker_errors, open_redis
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.records import Counts, FailedImage, RunInfo, State, Ticket
+from mcip_qdrant.workers.scripts import LEASE_PREFIX, WORKER_PREFIX
 
 PREFIX: Final = "mcip_qdrant:"
-WORKER_PREFIX: Final = f"{PREFIX}worker:"
 _RUNS: Final = f"{PREFIX}runs"
 _REFUSED: Final = f"{PREFIX}refused"
 _PARTS: Final = ("chunks", "totals", "info", "failures", "working", "crashes", "risky", "outbox")
@@ -45,7 +45,7 @@ class Ledger:
         self.patience = Patience()
         self.redis: redis.Redis = open_redis(settings, self.patience)
         self._scripts = {
-            name: self.redis.register_script(scripts.PRELUDE + getattr(scripts, name))
+            name: self.redis.register_script(scripts.PREFIXES + scripts.PRELUDE + getattr(scripts, name))
             for name in ("DISPATCH", "BEGIN", "GIVE_BACK", "SETTLE", "SPLIT", "REPLAY")
         }
 
@@ -103,15 +103,18 @@ class Ledger:
         """Promised chunks that no living worker has in hand: waiting in the queue, or lost."""
         with broker_errors(self.settings):
             holders: Any = self.redis.hgetall(self._key(run, "working"))
-        living = self.workers()
-        held = {chunk for chunk, holder in holders.items() if holder.partition(" ")[0] in living}
+            held = set()
+            for chunk, holder in holders.items():
+                worker, _, token = holder.partition(" ")
+                if self.redis.exists(f"{WORKER_PREFIX}{worker}", f"{LEASE_PREFIX}{token}") == 2:
+                    held.add(chunk)
         return [chunk for chunk in self.promised(run) if chunk.id not in held]
 
     # The worker's side.
 
     def begin(self, chunk: Chunk, owner: str, token: str) -> Ticket:
         """Ask for leave to work on a chunk. `token` names this attempt, `owner` the worker whose heartbeat covers it."""
-        answer = self._call("BEGIN", chunk.run, chunk.id, len(chunk.images), owner, token, WORKER_PREFIX)
+        answer = self._call("BEGIN", chunk.run, chunk.id, len(chunk.images), owner, token, self._lease_ms)
         if answer[0] == "go":
             return Ticket("go", int(answer[1]), int(answer[2]))
         rest = Chunk.from_message(json.loads(answer[1])) if answer[0] == "split" and answer[1] else None
@@ -214,10 +217,18 @@ class Ledger:
             if beat is not None
         }
 
-    def beat(self, worker: str, about: Mapping[str, Any], alive_for_s: float) -> None:
-        """Say that a worker lives; its chunks are its own for `alive_for_s` seconds from now."""
-        with broker_errors(self.settings):
-            self.redis.set(f"{WORKER_PREFIX}{worker}", json.dumps(about), px=int(alive_for_s * 1000))
+    @property
+    def _lease_ms(self) -> int:
+        # Longer than a heartbeat, so that a dead worker is never taken for a living one that has let go.
+        return int(2000 * self.settings.alive_for_s)
+
+    def beat(self, worker: str, about: Mapping[str, Any], tokens: Iterable[str] = ()) -> None:
+        """Say that a worker lives, and which attempts it has in hand: they are its own until its heartbeat ends, or it lets them go."""
+        with broker_errors(self.settings), self.redis.pipeline() as pipe:
+            pipe.set(f"{WORKER_PREFIX}{worker}", json.dumps(about), px=int(1000 * self.settings.alive_for_s))
+            for token in tokens:
+                pipe.set(f"{LEASE_PREFIX}{token}", worker, px=self._lease_ms)
+            pipe.execute()
 
     def leave(self, worker: str) -> None:
         """Say that a worker has ended."""

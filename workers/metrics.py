@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from mcip_qdrant.errors import ConfigurationError, McipError
 from mcip_qdrant.report import DeadLetter, RunReport
+from mcip_qdrant.workers.hands import Hands
 
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -20,12 +21,14 @@ _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Metrics:
     """Counters of one worker, and the clock of its last progress."""
 
-    def __init__(self, queue_length: Callable[[], int]) -> None:
+    def __init__(self, queue_length: Callable[[], int], hands: Hands) -> None:
         """Register.
 
         Args:
             queue_length: chunks that wait in the queues of this worker.
+            hands: what it has in hand.
         """
+        self._hands = hands
         self.registry = CollectorRegistry()
         self._images = Counter("mcip_qdrant_images", "Images by fate", ["outcome"], registry=self.registry)
         self._failures = Counter("mcip_qdrant_failures", "Dead letters by reason", ["reason"], registry=self.registry)
@@ -36,14 +39,17 @@ class Metrics:
         )
         self._provider = Info("mcip_qdrant_provider", "Execution provider that is active", registry=self.registry)
         self._in_hand = Gauge("mcip_qdrant_chunks_in_hand", "Chunks being worked on", registry=self.registry)
-        self._idle = Gauge("mcip_qdrant_seconds_without_progress", "Since the last progress", registry=self.registry)
+        self._idle = Gauge(
+            "mcip_qdrant_seconds_without_progress",
+            "Since the last progress, of the worker or of the chunk in hand that stands still longest",
+            registry=self.registry,
+        )
         self._queue = Gauge("mcip_qdrant_queue_length", "Chunks waiting for workers like this", registry=self.registry)
         self._queue_length = queue_length
         self._last_progress = monotonic()
-        self._idle.set_function(lambda: monotonic() - self._last_progress)
+        self._idle.set_function(self._still_for)
+        self._in_hand.set_function(lambda: len(hands))
         self._queue.set_function(self._length_or_nan)
-        self._lock = threading.Lock()
-        self._working = 0
 
     def say_provider(self, provider: str, precision: str, model: str) -> None:
         """What runs the model."""
@@ -69,23 +75,24 @@ class Metrics:
             self._stages.labels(stage).inc(seconds)
         self.progress()
 
-    def took_chunk(self, change: int) -> None:
-        """A chunk came into hand (+1) or left it (-1)."""
-        with self._lock:
-            if self._working == 0:
-                self.progress()  # what lay idle was waiting, not stalled
-            self._working += change
-            self._in_hand.set(self._working)
+    def took_message(self) -> None:
+        """A message came from the queue: what lay idle was waiting, not stalled."""
+        if not self._hands:
+            self.progress()
 
     def stalled_for(self) -> float:
-        """Seconds without progress although there is work; 0 if there is none, or if Redis cannot tell."""
-        idle = monotonic() - self._last_progress
-        if self._working:
-            return idle
+        """Seconds without progress, of the worker or of one chunk, although there is work; 0 if there is none, or if Redis cannot tell."""
+        still = self._still_for()
+        if self._hands:
+            return still
         try:
-            return idle if self._queue_length() > 0 else 0.0
+            return still if self._queue_length() > 0 else 0.0
         except McipError:
             return 0.0
+
+    def _still_for(self) -> float:
+        # The others going on does not help a chunk that hangs.
+        return max(monotonic() - self._last_progress, self._hands.still_for())
 
     def _length_or_nan(self) -> float:
         try:

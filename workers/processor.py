@@ -11,16 +11,20 @@ from typing import Any, Final, Protocol
 
 from mcip_qdrant import pipeline
 from mcip_qdrant.errors import BrokerError, ConfigurationError, MessageError, Reason, StoreError, StoreUnavailableError
+from mcip_qdrant.keys import ImageRef
 from mcip_qdrant.pipeline import Hooks, PipelineSettings
-from mcip_qdrant.prepare import Prepare, prepare
+from mcip_qdrant.prepare import Clock, Prepare, Prepared, Recipe, prepare
 from mcip_qdrant.report import DeadLetter, RunReport
 from mcip_qdrant.stages import Encoder, Sink
+from mcip_qdrant.workers.hands import Hands
 from mcip_qdrant.workers.isolated import IsolatedDecoder
 from mcip_qdrant.workers.ledger import Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.records import Counts, Ticket
 
 _POLL_S: Final = 0.3
+# How long a thread waits for a chunk that another attempt has in hand, before it turns to other work.
+_BUSY_S: Final = 5.0
 _MAX_POSTPONED: Final = 15
 _MAX_PAUSE_S: Final = 30.0
 # Attempts that got beyond decoding in a chunk's own name, after the first death, before it is given up.
@@ -28,7 +32,7 @@ _MAX_RISKY: Final = 3
 
 
 class ChunkReturnedError(Exception):
-    """The chunk goes back to the queue as it is: the worker is leaving."""
+    """The chunk goes back to the queue as it is: the worker is leaving, or another attempt has it in hand."""
 
 
 class Workplace(Protocol):
@@ -84,8 +88,9 @@ class _Attempt:
 class ChunkProcessor:
     """Works on chunks, several at once in as many threads.
 
-    `budget_s`: how long a chunk may take before what is left of it becomes a chunk of its own. `stopping`: the worker has been told
-    to leave. `abort`: called with an error after which this worker must not go on. `on_report`: called after each attempt.
+    `budget_s`: how long a chunk may take before what is left of it becomes a chunk of its own. `abort`: called with an error after
+    which this worker must not go on. `hands`: what the heartbeat renews the leases of. `stopping`: the worker has been told to leave.
+    `on_report`: called after each attempt.
     """
 
     name: str
@@ -97,6 +102,7 @@ class ChunkProcessor:
     log: Log
     budget_s: float
     memory_mb: int
+    hands: Hands = field(default_factory=Hands)
     stopping: threading.Event = field(default_factory=threading.Event)
     on_report: Callable[[RunReport, list[DeadLetter]], object] = lambda _report, _letters: None
     on_progress: Callable[[], object] = lambda: None
@@ -118,18 +124,29 @@ class ChunkProcessor:
         attempt = _Attempt()
         ticket = self._enter(chunk, attempt)
         if ticket.verdict == "go":
+            self.hands.take(attempt.token)
             self._attempt(chunk, attempt, ticket)
+            self.hands.let_go(attempt.token)
             return
         self.log.info("chunk skipped", run=chunk.run, chunk=chunk.id, why=ticket.verdict)
         if ticket.rest is not None:
             self.publish(ticket.rest)
 
     def _enter(self, chunk: Chunk, attempt: _Attempt) -> Ticket:
-        # Busy: another worker has it in hand and lives. It will settle it; should it die, its heartbeat stops.
+        # Busy: another attempt has it in hand. It will settle it; should its worker die, the heartbeat stops; should it hang, it must not
+        # hold up more threads than its own: a returned message stands behind all that wait.
+        until = monotonic() + min(_BUSY_S, self.budget_s)
         while (ticket := self.ledger.begin(chunk, self.name, attempt.token)).verdict == "busy":
+            if monotonic() > until:
+                self.log.info("chunk returned", run=chunk.run, chunk=chunk.id, why="another attempt has it in hand")
+                raise ChunkReturnedError
             if self.stopping.wait(_POLL_S):
                 raise ChunkReturnedError
         return ticket
+
+    def _give_back(self, chunk: Chunk, attempt: _Attempt) -> None:
+        self.ledger.give_back(chunk, self.name, attempt.token)
+        self.hands.let_go(attempt.token)
 
     def _attempt(self, chunk: Chunk, attempt: _Attempt, ticket: Ticket) -> None:
         attempt.started = monotonic()
@@ -147,13 +164,13 @@ class ChunkProcessor:
         except StoreError as exc:
             self._give_up(chunk, Reason.QDRANT_REFUSED, str(exc))
         except ConfigurationError as exc:
-            self.ledger.give_back(chunk, self.name, attempt.token)
+            self._give_back(chunk, attempt)
             self.abort(exc)
             raise ChunkReturnedError from exc
         except (ChunkReturnedError, BrokerError):
             raise
         except Exception as exc:
-            # A broken session or a defect of ours: this worker ends, and the chunk stays marked as one that cost a worker.
+            # A broken session or a defect of ours: this worker ends, and until then the chunk stays in its hand, as one that cost it.
             self.abort(exc)
             raise ChunkReturnedError from exc
 
@@ -166,8 +183,18 @@ class ChunkProcessor:
     def _run(
         self, chunk: Chunk, attempt: _Attempt, preparer: Prepare, encoder: Encoder, decode_threads: int | None
     ) -> RunReport:
+        def step() -> None:
+            self.hands.moved(attempt.token)
+            self.on_progress()
+
+        def watched(ref: ImageRef, recipe: Recipe, known_sha256: str | None, timed: Clock) -> Prepared:
+            prepared = preparer(ref, recipe, known_sha256, timed)
+            step()
+            return prepared
+
+        self.hands.moved(attempt.token)
         settings = self.workplace.settings_for(chunk)
-        settings = replace(settings, prepare=preparer, decode_threads=decode_threads or settings.decode_threads)
+        settings = replace(settings, prepare=watched, decode_threads=decode_threads or settings.decode_threads)
 
         def should_stop() -> bool:
             # Never without having done anything: a model slower than the budget would be sent round for ever.
@@ -175,7 +202,7 @@ class ChunkProcessor:
             return late or self.stopping.is_set()
 
         hooks = Hooks(
-            on_progress=lambda _report: self.on_progress(),
+            on_progress=lambda _report: step(),
             on_failure=attempt.letters.append,
             on_settled=attempt.settle,
             should_stop=should_stop,
@@ -189,8 +216,8 @@ class ChunkProcessor:
         if not rest:
             self.ledger.settle(chunk, counts, attempt.letters)
         elif not done:
-            self.ledger.give_back(chunk, self.name, attempt.token)
-            self.log.info("chunk returned", run=chunk.run, chunk=chunk.id)
+            self._give_back(chunk, attempt)
+            self.log.info("chunk returned", run=chunk.run, chunk=chunk.id, why="the worker leaves")
             raise ChunkReturnedError
         else:
             # What is left of a suspect is one, too: the image that kills may be in it.
@@ -218,7 +245,7 @@ class ChunkProcessor:
         pause = min(2.0**chunk.postponed, self.budget_s, _MAX_PAUSE_S)
         self.log.warning("chunk postponed", run=chunk.run, chunk=chunk.id, why=str(exc), seconds=pause)
         self.stopping.wait(pause)
-        self.ledger.give_back(chunk, self.name, attempt.token)
+        self._give_back(chunk, attempt)
         self.publish(replace(chunk, postponed=chunk.postponed + 1))
 
     def _give_up(self, chunk: Chunk, reason: Reason, why: str) -> None:

@@ -34,6 +34,7 @@ from mcip_qdrant.verify import require, verify
 from mcip_qdrant.workers import metrics as metrics_page
 from mcip_qdrant.workers.broker import queue_name
 from mcip_qdrant.workers.guard import GuardedSink
+from mcip_qdrant.workers.hands import Hands
 from mcip_qdrant.workers.ledger import Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.metrics import Metrics
@@ -74,6 +75,7 @@ class Runtime:
     store: Store
     ledger: Ledger
     queues: Queues
+    hands: Hands
     metrics: Metrics
     name: str
     failure: Exception | None = None
@@ -108,10 +110,11 @@ class Runtime:
         )
         queues = make_queues()
         names = [queue_name(bundle.manifest.space_id, source) for source in settings.roots]
-        metrics = Metrics(lambda: queues.length(names))
+        hands = Hands()
+        metrics = Metrics(lambda: queues.length(names), hands)
         metrics.say_provider(encoder.provider, precision, bundle.manifest.model)
         name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-        runtime = cls(settings, bundle, encoder, batch_size, store, ledger, queues, metrics, name)
+        runtime = cls(settings, bundle, encoder, batch_size, store, ledger, queues, hands, metrics, name)
         runtime.beat()
         if settings.metrics_port:
             metrics_page.serve(metrics, settings.metrics_host, settings.metrics_port, settings.stall_s)
@@ -123,13 +126,8 @@ class Runtime:
         """The queues that this worker can serve."""
         return [queue_name(self.bundle.manifest.space_id, source) for source in self.settings.roots]
 
-    @property
-    def alive_for_s(self) -> float:
-        """How long a heartbeat counts."""
-        return min(15.0, self.settings.broker.visibility_timeout_s / 4)
-
     def beat(self) -> None:
-        """Tell the ledger that this worker lives, and what it is."""
+        """Tell the ledger that this worker lives, what it is, and what it has in hand."""
         about = {
             "space_id": self.bundle.manifest.space_id,
             "model": self.bundle.manifest.model,
@@ -137,11 +135,11 @@ class Runtime:
             "provider": self.encoder.provider,
             "idle_s": round(self.metrics.stalled_for(), 1),
         }
-        self.ledger.beat(self.name, about, self.alive_for_s)
+        self.ledger.beat(self.name, about, self.hands.tokens())
 
     def _beat_on(self) -> None:
         left = threading.Event()
-        while not left.wait(self.alive_for_s / 5):
+        while not left.wait(self.settings.broker.alive_for_s / 5):
             try:
                 self.beat()
             except BrokerError:
@@ -159,6 +157,7 @@ class Runtime:
             log=structlog.get_logger("mcip_qdrant.worker"),
             budget_s=self.settings.chunk_budget_s,
             memory_mb=self.settings.memory_mb,
+            hands=self.hands,
             stopping=self.stopping,
             on_report=self.metrics.report,
             on_progress=self.metrics.progress,

@@ -10,9 +10,19 @@ The hash `outbox` holds the messages of pending chunks until their fate is known
 that were split or are replayed, up to a bound of those that were dispatched.
 
 An entry is *set*, and `totals` moves by the difference to the entry before: a chunk that is counted twice counts once.
+
+The hash `working` says who has a chunk in hand, as "worker token". That counts while two keys exist: the worker's heartbeat, and the lease
+of this token, which the heartbeat renews as long as the worker itself knows of it.
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+WORKER_PREFIX: Final = "mcip_qdrant:worker:"
+LEASE_PREFIX: Final = "mcip_qdrant:lease:"
+
+PREFIXES = f"local WORKERS, LEASES = '{WORKER_PREFIX}', '{LEASE_PREFIX}'"
 
 PRELUDE = """
 local chunks, totals, info, failures = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -35,8 +45,15 @@ local function set(id, entry)
   count(entry, 1)
 end
 
-local function release(id)
+local function let_go(id)
+  local holder = redis.call('HGET', working, id)
+  if not holder then return end
+  redis.call('DEL', LEASES .. string.match(holder, '%S+$'))
   redis.call('HDEL', working, id)
+end
+
+local function release(id)
+  let_go(id)
   redis.call('HDEL', crashes, id)
   redis.call('HDEL', risky, id)
   redis.call('HDEL', outbox, id)
@@ -65,7 +82,7 @@ return entry
 """
 
 BEGIN = """
-local id, images, owner, token, worker_prefix = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local id, images, owner, token, lease_ms = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local entry = redis.call('HGET', chunks, id)
 local kind = entry and string.sub(entry, 1, 1)
 if kind == 'd' then return {'settled'} end
@@ -73,11 +90,15 @@ if kind == 's' then return {'split', redis.call('HGET', outbox, string.sub(entry
 if redis.call('HGET', info, 'state') == 'cancelled' then return {'cancelled'} end
 local holder = redis.call('HGET', working, id)
 if holder and holder ~= owner .. ' ' .. token then
-  if redis.call('EXISTS', worker_prefix .. string.match(holder, '^%S+')) == 1 then return {'busy'} end
-  redis.call('HINCRBY', crashes, id, 1)
+  local worker, lease = string.match(holder, '^(%S+) (%S+)$')
+  local lives = redis.call('EXISTS', WORKERS .. worker) == 1
+  if lives and redis.call('EXISTS', LEASES .. lease) == 1 then return {'busy'} end
+  -- Who lives and does not know of it any more had done with it, and Redis lost that with its last second: no crash.
+  if not lives then redis.call('HINCRBY', crashes, id, 1) end
 end
 if not entry then set(id, 'p:' .. images) end
 redis.call('HSET', working, id, owner .. ' ' .. token)
+redis.call('SET', LEASES .. token, id, 'PX', lease_ms)
 touch()
 return {'go', redis.call('HGET', crashes, id) or '0', redis.call('HGET', risky, id) or '0'}
 """
@@ -87,7 +108,7 @@ local id, owner, token = ARGV[3], ARGV[4], ARGV[5]
 -- Who was thought dead may find another's name here: that one has the chunk in hand now.
 if redis.call('HGET', working, id) ~= owner .. ' ' .. token then return 0 end
 redis.call('HDEL', risky, id)
-redis.call('HDEL', working, id)
+let_go(id)
 return 1
 """
 

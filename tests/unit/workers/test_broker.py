@@ -268,7 +268,7 @@ def test_a_full_redis_says_so(broker: BrokerSettings, ledger: Ledger) -> None:
     try:
         for action in (
             lambda: ledger.dispatch(chunk()),
-            lambda: ledger.beat("w", {}, 10),
+            lambda: ledger.beat("w", {}),
             lambda: ledger.set_state(RUN, "dispatched"),
             lambda: ledger.refuse({}, "why"),
         ):

@@ -264,7 +264,7 @@ def test_what_is_not_lost_is_not_sent_again(office: Office, monkeypatch: pytest.
     dispatcher = office.dispatcher(Watch(should_stop=lambda: time.monotonic() > end, on_sent_again=again.append))
     dispatcher.feed(numbered(6), 3)
     if where != "in the queue":
-        office.ledger.beat("w", {}, 60)
+        office.ledger.beat("w", {})
         for one in office.waiting():
             office.ledger.begin(one, "w", one.id)
     with pytest.raises(DispatchStoppedError):

@@ -19,12 +19,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from worker_support import RUN, SOURCE, all_embedded, check_sums, chunk, counted_again, letter, part
+from worker_support import RUN, SOURCE, all_embedded, check_sums, chunk, counted_again, letter, living, part
 
 from mcip_qdrant.errors import Reason, RunError
 from mcip_qdrant.report import DeadLetter
 from mcip_qdrant.workers.broker import BrokerSettings
-from mcip_qdrant.workers.ledger import PREFIX, WORKER_PREFIX, Ledger
+from mcip_qdrant.workers.ledger import LEASE_PREFIX, PREFIX, WORKER_PREFIX, Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.records import Counts, FailedImage, RunInfo, Ticket, sample_of
 
@@ -107,9 +107,11 @@ def test_runs_do_not_see_each_other(ledger: Ledger) -> None:
 
 
 def test_heartbeats(ledger: Ledger) -> None:
-    ledger.beat("one", {"model": "A", "sources": ["ä"]}, 30)
-    ledger.beat("two", {"model": "B"}, 0.05)
+    hurried = Ledger(replace(ledger.settings, visibility_timeout_s=0.2))
+    ledger.beat("one", {"model": "A", "sources": ["ä"]})
+    hurried.beat("two", {"model": "B"})
     time.sleep(0.1)
+    hurried.redis.close()
     assert ledger.workers() == {"one": {"model": "A", "sources": ["ä"]}}
     ledger.leave("one")
     ledger.leave("one")
@@ -151,7 +153,8 @@ def test_a_chunk_that_nobody_entered_is_entered_when_it_begins(ledger: Ledger) -
 
 
 def test_busy_while_the_holder_lives_and_a_crash_once_it_does_not(ledger: Ledger) -> None:
-    ledger.beat("one", {}, 1)
+    ledger.beat("one", {})
+    ledger.redis.pexpire(f"{WORKER_PREFIX}one", 1000)
     assert ledger.begin(chunk(), "one", "1") == GO
     assert ledger.begin(chunk(), "two", "2") == Ticket("busy")
     assert ledger.begin(chunk(), "one", "9") == Ticket("busy"), "another thread of the same worker"
@@ -160,7 +163,7 @@ def test_busy_while_the_holder_lives_and_a_crash_once_it_does_not(ledger: Ledger
         time.sleep(0.02)
     assert ticket == Ticket("go", crashes=1)
     # It has a new holder, whose death is the second.
-    ledger.beat("two", {}, 30)
+    living(ledger, "two")
     assert ledger.begin(chunk(), "three", "3") == Ticket("busy")
     ledger.leave("two")
     assert ledger.begin(chunk(), "three", "3") == Ticket("go", crashes=2)
@@ -169,11 +172,30 @@ def test_busy_while_the_holder_lives_and_a_crash_once_it_does_not(ledger: Ledger
     assert part(ledger, "crashes") == part(ledger, "working") == {}
 
 
+def test_what_a_living_worker_has_let_go_of_is_free_and_no_crash(ledger: Ledger) -> None:
+    """It had settled the chunk, and Redis lost that with its last second: the entry names it, and it knows of nothing."""
+    living(ledger, "one")
+    assert ledger.begin(chunk(), "one", "1") == GO
+    ledger.dispatch(chunk())
+    ledger.redis.pexpire(f"{LEASE_PREFIX}1", 0)
+    assert ledger.unheld(RUN) == [chunk()]
+    assert ledger.begin(chunk(), "two", "2") == GO
+    # And what it does have in hand stays so: each heartbeat renews it.
+    living(ledger, "two")
+    ledger.redis.pexpire(f"{LEASE_PREFIX}2", 500)
+    ledger.beat("two", {}, ["2"])
+    time.sleep(0.6)
+    assert ledger.begin(chunk(), "one", "3") == Ticket("busy")
+    assert ledger.unheld(RUN) == []
+    # The token of a dead worker outlives its heartbeat, so that a crash is known as one.
+    assert 0 < ledger.redis.pttl(f"{WORKER_PREFIX}two") < ledger.redis.pttl(f"{LEASE_PREFIX}2")
+
+
 def test_a_repeated_token_is_the_same_attempt(ledger: Ledger) -> None:
     """A reply that was lost with the connection: redis-py asks again."""
     for alive in (False, True):
         if alive:
-            ledger.beat("w", {}, 30)
+            living(ledger, "w")
         assert ledger.begin(chunk(), "w", "1") == GO
         assert ledger.begin(chunk(), "w", "1") == GO
     assert ledger.begin(chunk(), "w", "2") == Ticket("busy")
@@ -206,7 +228,7 @@ def test_an_attempt_that_comes_back_alive_was_no_risk(ledger: Ledger) -> None:
 def test_who_was_thought_dead_gives_back_nothing(ledger: Ledger) -> None:
     """A worker that was stopped for a while, say: the chunk is in another's hands by now."""
     ledger.begin(chunk(), "one", "1")
-    ledger.beat("two", {}, 30)
+    living(ledger, "two")
     ledger.begin(chunk(), "two", "2")
     ledger.note_risk(chunk())
     for owner, token in (("one", "1"), ("two", "another attempt")):
@@ -462,6 +484,7 @@ class Books:
         self.crashes: dict[str, int] = {}
         self.risky: dict[str, int] = {}
         self.alive: set[str] = set()
+        self.leases: set[str] = set()
         self.cancelled = False
 
     def kind(self, of: Chunk) -> str:
@@ -484,20 +507,28 @@ class Books:
             return Ticket("cancelled")
         holder = self.working.get(of.id)
         if holder not in {None, (owner, token)}:
-            if holder[0] in self.alive:
+            lives = holder[0] in self.alive
+            if lives and holder[1] in self.leases:
                 return Ticket("busy")
-            self.crashes[of.id] = self.crashes.get(of.id, 0) + 1
+            if not lives:
+                self.crashes[of.id] = self.crashes.get(of.id, 0) + 1
         self.enter(of)
         self.working[of.id] = (owner, token)
+        self.leases.add(token)
         return Ticket("go", self.crashes.get(of.id, 0), self.risky.get(of.id, 0))
 
     def give_back(self, of: Chunk, owner: str, token: str) -> None:
         if self.working.get(of.id) == (owner, token):
-            del self.working[of.id]
+            self._let_go(of)
             self.risky.pop(of.id, None)
 
+    def _let_go(self, of: Chunk) -> None:
+        if of.id in self.working:
+            self.leases.discard(self.working.pop(of.id)[1])
+
     def _release(self, of: Chunk) -> None:
-        for book in (self.working, self.crashes, self.risky, self.promised):
+        self._let_go(of)
+        for book in (self.crashes, self.risky, self.promised):
             book.pop(of.id, None)
 
     def _note(self, of: Chunk, fates: Mapping[str, str]) -> None:
@@ -587,8 +618,27 @@ class Distributed(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(WORKERS))
     def live(self, worker: str) -> None:
-        self.ledger.beat(worker, {}, 600)
+        living(self.ledger, worker)
         self.books.alive.add(worker)
+
+    @precondition(lambda self: self.attempts)
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS))
+    def renew(self, data: st.DataObject, worker: str) -> None:
+        """A heartbeat, with what the worker has in hand."""
+        tokens = data.draw(
+            st.lists(st.sampled_from([token for _, name, token in self.attempts if name == worker] or [""]))
+        )
+        self.ledger.beat(worker, {}, filter(None, tokens))
+        self.live(worker)
+        self.books.leases.update(filter(None, tokens))
+
+    @precondition(lambda self: self.books.leases)
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        """A worker has let go of an attempt, but Redis lost what it wrote of that."""
+        token = data.draw(st.sampled_from(sorted(self.books.leases)))
+        self.ledger.redis.pexpire(f"{LEASE_PREFIX}{token}", 0)
+        self.books.leases.discard(token)
 
     @rule(worker=st.sampled_from(WORKERS))
     def die(self, worker: str) -> None:
@@ -703,6 +753,8 @@ class Distributed(RuleBasedStateMachine):
         assert len(found) == counts.failed
         assert all(item.columns in ({}, {"of": name}) for name, item in found.items())
         assert {one.id: one for one in self.ledger.promised(RUN)} == self.books.promised
+        leases = {str(name).removeprefix(LEASE_PREFIX) for name in self.ledger.redis.scan_iter(f"{LEASE_PREFIX}*")}
+        assert leases == self.books.leases
         for name in ("working", "crashes", "risky"):
             assert set(part(self.ledger, name)) == set(getattr(self.books, name))
         if all(entry.kind != "p" for entry in self.books.entries.values()):

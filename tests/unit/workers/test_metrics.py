@@ -22,6 +22,7 @@ from worker_support import QUEUE, chunk, letter
 from mcip_qdrant.errors import ConfigurationError, Reason
 from mcip_qdrant.report import RunReport
 from mcip_qdrant.workers.broker import broker_settings, make_celery, open_redis
+from mcip_qdrant.workers.hands import Hands
 from mcip_qdrant.workers.metrics import Metrics, serve
 from mcip_qdrant.workers.queue import Queues
 
@@ -67,12 +68,13 @@ def samples(url: str) -> dict[tuple[str, ...], float]:
 
 
 def test_a_page_that_prometheus_reads(served: Serve) -> None:
-    metrics = Metrics(lambda: 7)
+    hands = Hands()
+    metrics = Metrics(lambda: 7, hands)
     url = served(metrics)
     metrics.say_provider("CPUExecutionProvider", "fp32", 'Tiny "A"')
-    metrics.took_chunk(+1)
-    metrics.took_chunk(+1)
-    metrics.took_chunk(-1)
+    hands.take("one")
+    hands.take("two")
+    hands.let_go("one")
     for size in (1, 8, 8, 300):
         metrics.batch(size)
     seconds = {"read": 0.25, "decode": 1.5, "encode": 3.0, "upsert": 0.125}
@@ -101,19 +103,19 @@ def test_a_page_that_prometheus_reads(served: Serve) -> None:
 
 
 def test_a_page_before_anything_has_happened(served: Serve) -> None:
-    found = samples(served(Metrics(lambda: 0)))
+    found = samples(served(Metrics(lambda: 0, Hands())))
     assert found["mcip_qdrant_queue_length",] == found["mcip_qdrant_chunks_in_hand",] == 0
 
 
 def test_two_workers_in_one_process_do_not_share_numbers(served: Serve) -> None:
-    one, other = Metrics(lambda: 1), Metrics(lambda: 2)
+    one, other = Metrics(lambda: 1, Hands()), Metrics(lambda: 2, Hands())
     one.batch(4)
     assert samples(served(one))["mcip_qdrant_batch_size_count",] == 1
     assert samples(served(other))["mcip_qdrant_batch_size_count",] == 0
 
 
 def test_health_turns_red_when_work_is_queued_and_nothing_moves(served: Serve) -> None:
-    metrics = Metrics(lambda: 5)
+    metrics = Metrics(lambda: 5, Hands())
     url = served(metrics, stall_s=100)
     assert fetch(f"{url}/health") == (200, "ok\n")
     time.sleep(0.05)
@@ -130,28 +132,61 @@ def test_health_turns_red_when_work_is_queued_and_nothing_moves(served: Serve) -
 
 
 def test_a_chunk_in_hand_is_work_although_the_queue_is_empty(served: Serve) -> None:
-    metrics = Metrics(lambda: 0)
+    hands = Hands()
+    metrics = Metrics(lambda: 0, hands)
     url = served(metrics, stall_s=100)
     metrics._last_progress -= 500
-    metrics.took_chunk(+1)
+    metrics.took_message()
+    hands.take("token")
     assert fetch(f"{url}/health")[0] == 200, "it waited for work, and has only just begun"
     metrics._last_progress -= 500
     assert fetch(f"{url}/health")[0] == 503
-    metrics.took_chunk(-1)
+    hands.let_go("token")
     assert fetch(f"{url}/health")[0] == 200
 
 
 def test_another_chunk_in_hand_is_no_progress() -> None:
-    metrics = Metrics(lambda: 0)
-    metrics.took_chunk(+1)
+    hands = Hands()
+    metrics = Metrics(lambda: 0, hands)
+    hands.take("one")
     metrics._last_progress -= 50
-    metrics.took_chunk(+1)
-    metrics.took_chunk(-1)
+    metrics.took_message()
+    hands.take("two")
+    hands.let_go("two")
     assert metrics.stalled_for() >= 50
 
 
+def test_a_chunk_that_stands_still_is_seen_although_the_others_move(served: Serve) -> None:
+    hands = Hands()
+    metrics = Metrics(lambda: 0, hands)
+    url = served(metrics, stall_s=0.3)
+    for token in ("hangs", "moves", "waits for its turn"):
+        hands.take(token)
+    for token in ("hangs", "moves", "nobody's"):
+        hands.moved(token)
+    time.sleep(0.4)
+    hands.moved("moves")
+    metrics.progress()
+    assert fetch(f"{url}/health")[0] == 503
+    hung_for = samples(url)["mcip_qdrant_seconds_without_progress",]
+    assert hung_for >= 0.4
+    hands.let_go("hangs")
+    hands.moved("moves")
+    metrics.progress()
+    assert metrics.stalled_for() < hung_for
+    assert sorted(hands.tokens()) == ["moves", "waits for its turn"]
+
+
+def test_messages_that_are_only_looked_at_are_no_stall() -> None:
+    """A chunk that another worker has in hand goes round in the queue: who looks at it is not held up by it."""
+    metrics = Metrics(lambda: 1, Hands())
+    metrics._last_progress -= 500
+    metrics.took_message()
+    assert metrics.stalled_for() < 100
+
+
 def test_idle_without_work_is_healthy(served: Serve) -> None:
-    metrics = Metrics(lambda: 0)
+    metrics = Metrics(lambda: 0, Hands())
     metrics._last_progress -= 10_000
     url = served(metrics, stall_s=1)
     assert fetch(f"{url}/health") == (200, "ok\n")
@@ -164,7 +199,8 @@ def test_redis_away_is_not_this_workers_fault(served: Serve, tmp_path: Path) -> 
         app = make_celery(settings)
         with open_redis(settings) as client:
             queues = Queues(app, settings, client)
-            metrics = Metrics(lambda: queues.length([QUEUE]))
+            hands = Hands()
+            metrics = Metrics(lambda: queues.length([QUEUE]), hands)
             url = served(metrics, stall_s=60)
             metrics._last_progress -= 100
             assert fetch(f"{url}/health")[0] == 200
@@ -177,29 +213,29 @@ def test_redis_away_is_not_this_workers_fault(served: Serve, tmp_path: Path) -> 
             assert math.isnan(samples(url)["mcip_qdrant_queue_length",])
             assert time.monotonic() - started < 10
             # But with a chunk in hand it has something to do.
-            metrics.took_chunk(+1)
+            hands.take("token")
             metrics._last_progress -= 100
             assert fetch(f"{url}/health")[0] == 503
             server.start()
-            metrics.took_chunk(-1)
+            hands.let_go("token")
             assert fetch(f"{url}/health")[0] == 503
         app.close()
 
 
 def test_other_pages(served: Serve) -> None:
-    url = served(Metrics(lambda: 0))
+    url = served(Metrics(lambda: 0, Hands()))
     for path in ("", "/", "/metricsx", "/health/", "/../health"):
         assert fetch(f"{url}{path}") == (404, "/metrics or /health\n"), path
 
 
 def test_somebody_who_connects_and_says_nothing_holds_nobody_up(served: Serve) -> None:
-    url = served(Metrics(lambda: 0))
+    url = served(Metrics(lambda: 0, Hands()))
     with socket.create_connection((HOST, int(url.rpartition(":")[2]))):
         assert fetch(f"{url}/health")[0] == 200
 
 
 def test_scrapes_are_no_news(served: Serve, capfd: pytest.CaptureFixture[str]) -> None:
-    url = served(Metrics(lambda: 0))
+    url = served(Metrics(lambda: 0, Hands()))
     fetch(f"{url}/health")
     fetch(f"{url}/nothing")
     assert capfd.readouterr() == ("", "")
@@ -213,11 +249,11 @@ def test_a_port_that_is_taken() -> None:
         with pytest.raises(
             ConfigurationError, match=f"metrics endpoint {HOST}:{port}: .*choose another --metrics-port"
         ):
-            serve(Metrics(lambda: 0), HOST, port, 1)
+            serve(Metrics(lambda: 0, Hands()), HOST, port, 1)
 
 
 def test_an_address_that_is_not_here() -> None:
     with pytest.raises(ConfigurationError, match="metrics endpoint 192.0.2.1:"):
-        serve(Metrics(lambda: 0), "192.0.2.1", 0, 1)
+        serve(Metrics(lambda: 0, Hands()), "192.0.2.1", 0, 1)
     with pytest.raises(ConfigurationError, match="metrics endpoint no-such-host.invalid:"):
-        serve(Metrics(lambda: 0), "no-such-host.invalid", 0, 1)
+        serve(Metrics(lambda: 0, Hands()), "no-such-host.invalid", 0, 1)

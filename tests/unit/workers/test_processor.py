@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 from unit_support import SPACE_A, SPACE_B, MeanColour, manifest, picture
-from worker_support import RUN, SOURCE, all_embedded, check_sums, chunk, part
+from worker_support import RUN, SOURCE, all_embedded, check_sums, chunk, living, part
 
 from mcip_qdrant.collection import ensure_collection
 from mcip_qdrant.decode import DecodeLimits
@@ -33,8 +33,10 @@ from mcip_qdrant.report import DeadLetter, RunReport
 from mcip_qdrant.sink import QdrantSink
 from mcip_qdrant.stages import Encoder, Sink
 from mcip_qdrant.store import Store
+from mcip_qdrant.workers import processor
 from mcip_qdrant.workers.guard import GuardedSink
-from mcip_qdrant.workers.ledger import Ledger
+from mcip_qdrant.workers.hands import Hands
+from mcip_qdrant.workers.ledger import LEASE_PREFIX, Ledger
 from mcip_qdrant.workers.message import Chunk
 from mcip_qdrant.workers.processor import ChunkProcessor, ChunkReturnedError
 from mcip_qdrant.workers.records import Counts, Ticket
@@ -124,7 +126,7 @@ class Shop:
 
     def worker(self, encoder: Encoder | None = None, name: str = "w", **options: Any) -> ChunkProcessor:
         """A worker that lives."""
-        self.ledger.beat(name, {}, 600)
+        living(self.ledger, name)
         chosen: dict[str, Any] = {"budget_s": 60.0, "memory_mb": 1000, "publish": self.published.append, **options}
         return ChunkProcessor(
             name=name,
@@ -182,11 +184,11 @@ class Shop:
         """What the next worker would hear."""
         return self.ledger.begin(of, "next", "next")
 
-    def finish(self, processor: ChunkProcessor) -> int:
+    def finish(self, worker: ChunkProcessor) -> int:
         """Work on all that was published, and on what comes of that; returns how many chunks those were."""
         done = 0
         while self.published:
-            processor.handle(sent(self.published.pop(0)))
+            worker.handle(sent(self.published.pop(0)))
             done += 1
         return done
 
@@ -360,7 +362,7 @@ def test_a_leaving_worker_hands_on_the_rest_of_what_it_has_begun(shop: Shop) -> 
 
 def test_a_leaving_worker_does_not_wait_for_others(shop: Shop) -> None:
     whole = shop.chunk(3)
-    shop.ledger.beat("other", {}, 600)
+    living(shop.ledger, "other")
     shop.ledger.begin(whole, "other", "1")
     worker = shop.worker()
     threading.Timer(0.2, worker.stopping.set).start()
@@ -651,15 +653,16 @@ class Held:
         return self.inner.encode(pixels)
 
 
-def started(processor: ChunkProcessor, of: Chunk) -> threading.Thread:
-    thread = threading.Thread(target=processor.handle, args=(sent(of),))
+def started(worker: ChunkProcessor, of: Chunk) -> threading.Thread:
+    thread = threading.Thread(target=worker.handle, args=(sent(of),))
     thread.start()
     return thread
 
 
 @pytest.mark.parametrize("names", [("one", "two"), ("one", "one")])
-def test_two_workers_with_the_same_chunk(shop: Shop, names: tuple[str, str]) -> None:
+def test_two_workers_with_the_same_chunk(shop: Shop, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Or one worker with two copies of it."""
+    monkeypatch.setattr(processor, "_BUSY_S", 60)
     whole = shop.chunk(6)
     held, other = Held(), MeanColour()
     first = started(shop.worker(held, names[0]), whole)
@@ -680,7 +683,10 @@ def test_two_workers_with_the_same_chunk(shop: Shop, names: tuple[str, str]) -> 
     assert check_sums(shop.ledger) == Counts(6, 6)
 
 
-def test_who_waits_takes_over_when_the_other_dies_and_who_comes_late_changes_nothing(shop: Shop) -> None:
+def test_who_waits_takes_over_when_the_other_dies_and_who_comes_late_changes_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "_BUSY_S", 60)
     whole = shop.chunk(30)
     held = Held()
     late = shop.worker(held, "late", budget_s=0.0)  # and so it would split
@@ -699,3 +705,62 @@ def test_who_waits_takes_over_when_the_other_dies_and_who_comes_late_changes_not
     assert shop.published == []
     assert check_sums(shop.ledger) == all_embedded(whole)
     assert len(shop.points()) == 30
+
+
+def test_nobody_waits_long_for_a_chunk_that_hangs(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message goes back, and comes round until the chunk is settled or its worker dead."""
+    monkeypatch.setattr(processor, "_BUSY_S", 0.1)
+    whole, held = shop.chunk(6), Held()
+    first = started(shop.worker(held, "hangs"), whole)
+    assert held.reached.wait(20)
+    others = shop.worker(name="other")
+    for _ in range(3):
+        with pytest.raises(ChunkReturnedError):
+            others.handle(sent(whole))
+        why = "another attempt has it in hand"
+        assert shop.events[-1] == ("chunk returned", {"run": RUN, "chunk": whole.id, "why": why})
+    shop.kill("hangs")
+    others.handle(sent(whole))
+    assert check_sums(shop.ledger) == Counts(6, 6)
+    held.go.set()
+    first.join(30)
+    assert not first.is_alive()
+    assert shop.published == []
+
+
+def test_what_a_worker_has_in_hand(shop: Shop) -> None:
+    """Until it is settled, split or given back: its lease has to be renewed that long, and no longer."""
+    worker = shop.worker(Before(lambda: in_hand.append(list(worker.hands.tokens()))), budget_s=0.0)
+    in_hand: list[list[str]] = []
+    names = shop.fill(12)
+    worker.handle(sent(chunk(*names[:3])))
+    ((token,),) = in_hand
+    assert token
+    worker.handle(sent(chunk(*names)))
+    assert len(shop.published) == 1, "it was split"
+    shop.error = StoreUnavailableError("Qdrant is away")
+    worker.handle(sent(shop.published[0]))
+    shop.error = None
+    worker.stopping.set()
+    with pytest.raises(ChunkReturnedError):
+        worker.handle(sent(shop.published[0]))
+    assert worker.hands.tokens() == []
+    assert not list(shop.ledger.redis.scan_iter(f"{LEASE_PREFIX}*"))
+    # What a defect ends stays in hand until the worker has ended.
+    broken_worker = shop.worker(Before(broken), "broken")
+    with pytest.raises(ChunkReturnedError):
+        broken_worker.handle(sent(shop.published[0]))
+    assert len(broken_worker.hands) == 1
+
+
+def test_a_chunk_moves_with_each_of_its_images(shop: Shop) -> None:
+    moved: list[str] = []
+
+    class Noticed(Hands):
+        def moved(self, token: str) -> None:
+            moved.append(token)
+            super().moved(token)
+
+    shop.worker(hands=Noticed()).handle(sent(shop.chunk(5)))
+    assert len(moved) > 5
+    assert len(set(moved)) == 1
