@@ -49,6 +49,8 @@ class Dispatcher:
     sample: Chunk
     watch: Watch
     look_ahead: int = DEFAULT_LOOK_AHEAD
+    _expected: int = 0
+    _fed: bool = False
     _shown_at: float = 0.0
     _room: int = 0
 
@@ -63,8 +65,10 @@ class Dispatcher:
         Raises:
             DispatchStoppedError: somebody stopped it; `--resume` goes on.
             BrokerError: Redis stayed away; `--resume` goes on.
+            RunError: Redis lost some of what was dispatched; `--resume` goes on.
         """
         self.ledger.set_state(self.run, "dispatching")
+        self._expected = self.ledger.counts(self.run).submitted
         sent = set()
         for chunk in self.ledger.promised(self.run):
             self._send(chunk)
@@ -73,12 +77,25 @@ class Dispatcher:
             relative = tuple(ref.relative for ref in images)
             rows = {ref.relative: dict(columns(ref)) for ref in images} if columns else {}
             chunk = replace(self.sample, images=relative, columns={name: row for name, row in rows.items() if row})
-            if self.ledger.dispatch(chunk) and chunk.id not in sent:
+            dispatched = self.ledger.dispatch(chunk)
+            if dispatched.is_new:
+                self._expected += len(images)
+            if dispatched.to_publish and chunk.id not in sent:
                 self._send(chunk)
             else:
                 self._look()
-        if self.ledger.info(self.run).state != "cancelled":
-            self.ledger.set_state(self.run, "dispatched")
+        self._check_nothing_was_lost(self.ledger.counts(self.run))
+        self.ledger.all_dispatched(self.run)
+        self._fed = True
+
+    def _check_nothing_was_lost(self, counts: Counts) -> None:
+        """A power cut or a failover can cost Redis its last second, chunks and their messages alike: nobody would ever miss them."""
+        if counts.submitted < self._expected:
+            self.ledger.set_state(self.run, "dispatching")
+            raise RunError(
+                f"Redis knows of {counts.submitted} of the {self._expected} images that run {self.run} dispatched: it lost the rest. "
+                f"Go on: --resume {self.run}"
+            )
 
     def replay(self, chunk_size: int) -> int:
         """Dispatch the run's dead letters again, and replays that were cut short; returns how many images.
@@ -111,11 +128,15 @@ class Dispatcher:
 
         Raises:
             DispatchStoppedError: somebody does not want to wait any longer, or the run was cancelled.
+            RunError: Redis lost some of what was dispatched; `--resume` goes on.
         """
         before, since = Counts(), time.monotonic()
         while True:
             counts = self._look(at_once=True)
             if counts.settled >= counts.submitted:
+                self._check_nothing_was_lost(counts)
+                if self._fed:
+                    self.ledger.all_dispatched(self.run)  # Redis may have lost that, too
                 return counts
             if counts != before:
                 before, since = counts, time.monotonic()
@@ -154,7 +175,14 @@ class Dispatcher:
         if not at_once and now - self._shown_at < 2 * _POLL_S:
             return Counts()
         self._shown_at = now
-        if self.ledger.info(self.run).state == "cancelled":
+        try:
+            state = self.ledger.info(self.run).state
+        except RunError as exc:
+            raise RunError(
+                f"Redis does not know run {self.run} any more: it was emptied, or lost its data. Points already written stay; "
+                "start a new run"
+            ) from exc
+        if state == "cancelled":
             raise DispatchStoppedError(f"run {self.run} was cancelled; --resume {self.run} goes on with it")
         counts = self.ledger.counts(self.run)
         self.watch.on_counts(counts)

@@ -19,7 +19,7 @@ from mcip_qdrant.report import DeadLetter
 from mcip_qdrant.workers import scripts
 from mcip_qdrant.workers.broker import BrokerSettings, Patience, broker_errors, open_redis
 from mcip_qdrant.workers.message import Chunk
-from mcip_qdrant.workers.records import Counts, FailedImage, RunInfo, State, Ticket
+from mcip_qdrant.workers.records import Counts, Dispatched, FailedImage, RunInfo, State, Ticket
 from mcip_qdrant.workers.scripts import LEASE_PREFIX, WORKER_PREFIX
 
 PREFIX: Final = "mcip_qdrant:"
@@ -46,7 +46,7 @@ class Ledger:
         self.redis: redis.Redis = open_redis(settings, self.patience)
         self._scripts = {
             name: self.redis.register_script(scripts.PREFIXES + scripts.PRELUDE + getattr(scripts, name))
-            for name in ("DISPATCH", "BEGIN", "GIVE_BACK", "SETTLE", "SPLIT", "REPLAY")
+            for name in ("DISPATCH", "ALL_DISPATCHED", "BEGIN", "GIVE_BACK", "SETTLE", "SPLIT", "REPLAY")
         }
 
     def _keys(self, run: str) -> list[str]:
@@ -77,11 +77,15 @@ class Ledger:
         with broker_errors(self.settings):
             self.redis.hset(self._key(run, "info"), "state", state)
 
-    def dispatch(self, chunk: Chunk) -> bool:
-        """Enter a chunk, whose message is kept until its fate is known; True if it is still to be done, and so to be published."""
+    def all_dispatched(self, run: str) -> None:
+        """Say that the listing has come to its end, unless the run was cancelled."""
+        self._call("ALL_DISPATCHED", run)
+
+    def dispatch(self, chunk: Chunk) -> Dispatched:
+        """Enter a chunk, whose message is kept until its fate is known."""
         message = json.dumps(chunk.to_message())
         entry = self._call("DISPATCH", chunk.run, chunk.id, len(chunk.images), message, MAX_OUTBOX)
-        return entry is None or str(entry).startswith("p")
+        return Dispatched(is_new=entry is None, to_publish=entry is None or str(entry).startswith("p"))
 
     def next_generation(self, run: str) -> int:
         """A number for one replay of dead letters."""

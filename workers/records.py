@@ -33,6 +33,14 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Dispatched:
+    """What became of a chunk that was to be entered. `to_publish`: its fate is still open."""
+
+    is_new: bool
+    to_publish: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """Leave to work on a chunk, or the reason not to.
 

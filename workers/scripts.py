@@ -81,6 +81,13 @@ touch()
 return entry
 """
 
+ALL_DISPATCHED = """
+local state = redis.call('HGET', info, 'state')
+if not state or state == 'cancelled' then return 0 end
+redis.call('HSET', info, 'state', 'dispatched')
+return 1
+"""
+
 BEGIN = """
 local id, images, owner, token, lease_ms = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local entry = redis.call('HGET', chunks, id)

@@ -278,7 +278,7 @@ def test_a_full_redis_says_so(broker: BrokerSettings, ledger: Ledger) -> None:
         assert ledger.runs() == []  # reading goes on
     finally:
         ledger.redis.config_set("maxmemory", 0)
-    assert ledger.dispatch(chunk())
+    assert ledger.dispatch(chunk()).to_publish
 
 
 @pytest.mark.parametrize(

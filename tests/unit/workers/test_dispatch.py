@@ -6,15 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import kombu.pools
 import pytest
+from service_fixtures import start_redis
 from unit_support import SPACE_B
 from worker_support import QUEUE, RUN, SOURCE, all_embedded, check_sums, chunk, letter, part, taken
 
 from mcip_qdrant.errors import Reason, RunError
 from mcip_qdrant.keys import ImageRef
 from mcip_qdrant.workers import dispatch
+from mcip_qdrant.workers.broker import broker_settings, make_celery
 from mcip_qdrant.workers.dispatch import Dispatcher, DispatchStoppedError, Watch, open_run, resume_run
 from mcip_qdrant.workers.ledger import Ledger
 from mcip_qdrant.workers.message import Chunk
@@ -307,6 +311,45 @@ def test_a_run_about_something_else_is_refused(office: Office, change: dict[str,
 def test_an_unknown_run_is_refused(office: Office) -> None:
     with pytest.raises(RunError, match="no run 'nobody'"):
         resume_run(office.ledger, "nobody", SAMPLE)
+
+
+@pytest.mark.parametrize("when", ["while it dispatches", "while it waits"])
+def test_redis_loses_what_was_dispatched(tmp_path: Path, when: str) -> None:
+    """Its last second, as with a power cut: chunks and messages alike, so that all it knows of may be settled."""
+    with start_redis(tmp_path / "redis") as server:
+        settings = broker_settings(server.url)
+        app, ledger = make_celery(settings), Ledger(settings)
+        office = Office(ledger, Queues(app, settings, ledger.redis))
+
+        def listing(*, losing: bool) -> Iterator[ImageRef]:
+            for number, ref in enumerate(numbered(20)):
+                if losing and number == 8:
+                    server.copy(tmp_path / "copy")
+                if losing and number == 14 and when == "while it dispatches":
+                    server.go_back(tmp_path / "copy")
+                yield ref
+
+        def feed(*, losing: bool) -> None:
+            dispatcher = office.dispatcher()
+            dispatcher.feed(listing(losing=losing), 1)
+            if losing:
+                server.go_back(tmp_path / "copy")
+            for one in office.waiting():
+                office.work(one)
+            dispatcher.wait()
+
+        with pytest.raises(RunError, match=rf"of the 20 images .* it lost the rest\. Go on: --resume {RUN}"):
+            feed(losing=True)
+        assert ledger.info(RUN).state == "dispatching", "nobody may take it for complete"
+        feed(losing=False)
+        assert ledger.info(RUN).state == "dispatched"
+        assert check_sums(ledger) == Counts(20, 20)
+        ledger.redis.flushall()
+        with pytest.raises(RunError, match=f"Redis does not know run {RUN} any more"):
+            office.dispatcher().wait()
+        ledger.redis.close()
+        app.close()
+        kombu.pools.reset()
 
 
 # Cancelling.

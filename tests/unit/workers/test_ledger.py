@@ -26,7 +26,7 @@ from mcip_qdrant.report import DeadLetter
 from mcip_qdrant.workers.broker import BrokerSettings
 from mcip_qdrant.workers.ledger import LEASE_PREFIX, PREFIX, WORKER_PREFIX, Ledger
 from mcip_qdrant.workers.message import Chunk
-from mcip_qdrant.workers.records import Counts, FailedImage, RunInfo, Ticket, sample_of
+from mcip_qdrant.workers.records import Counts, Dispatched, FailedImage, RunInfo, Ticket, sample_of
 
 DAY = 24 * 3600
 GO = Ticket("go")
@@ -51,8 +51,15 @@ def test_what_a_run_is_about(ledger: Ledger) -> None:
     assert ledger.info(RUN) == before
     assert sample_of(ledger.info(RUN)) == chunk("-")
     assert ledger.counts(RUN) == Counts()
-    ledger.set_state(RUN, "dispatched")
+    ledger.all_dispatched(RUN)
     assert ledger.info(RUN).state == "dispatched"
+    ledger.set_state(RUN, "cancelled")
+    ledger.all_dispatched(RUN)
+    assert ledger.info(RUN).state == "cancelled", "the dispatcher came too late"
+    ledger.all_dispatched("nobody")
+    assert ledger.runs() == [RUN]
+    with pytest.raises(RunError):
+        ledger.info("nobody")
     ledger.dispatch(chunk())
     assert ledger.info(RUN).last_at == pytest.approx(time.time(), abs=60)
 
@@ -137,13 +144,13 @@ def test_refused_messages_do_not_fill_redis(ledger: Ledger) -> None:
 
 
 def test_dispatching(ledger: Ledger) -> None:
-    assert ledger.dispatch(chunk())
-    assert ledger.dispatch(chunk()), "it is still to be done"
+    assert ledger.dispatch(chunk()) == Dispatched(is_new=True, to_publish=True)
+    assert ledger.dispatch(chunk()) == Dispatched(is_new=False, to_publish=True), "it is still to be done"
     assert check_sums(ledger) == Counts(3)
     ledger.begin(chunk(), "w", "1")
-    assert ledger.dispatch(chunk())
+    assert ledger.dispatch(chunk()).to_publish
     ledger.settle(chunk(), all_embedded(chunk()), [])
-    assert not ledger.dispatch(chunk())
+    assert ledger.dispatch(chunk()) == Dispatched(is_new=False, to_publish=False)
     assert check_sums(ledger) == Counts(3, 3)
 
 
@@ -248,7 +255,7 @@ def test_cancelled(ledger: Ledger) -> None:
     ledger.settle(settled, all_embedded(settled), [])  # what was in hand is finished
     assert ledger.begin(waiting, "w", "2") == Ticket("cancelled")
     assert ledger.begin(settled, "w", "3") == Ticket("settled")
-    assert ledger.dispatch(waiting), "to be done, should the run go on"
+    assert ledger.dispatch(waiting).to_publish, "to be done, should the run go on"
     ledger.set_state(RUN, "dispatching")
     assert ledger.begin(waiting, "w", "2") == GO
     assert check_sums(ledger) == Counts(2, 1)
@@ -301,7 +308,7 @@ def test_a_split_chunk_is_replaced_by_its_parts(ledger: Ledger) -> None:
     # Delivered again, the whole gives the promised rest; so often as it is asked, as long as the rest is not done.
     for token in "23":
         assert ledger.begin(whole, "v", token) == Ticket("split", rest=rest)
-    assert not ledger.dispatch(whole)
+    assert not ledger.dispatch(whole).to_publish
     assert ledger.begin(done, "v", "4") == Ticket("settled")
     assert ledger.begin(rest, "v", "5") == GO
     assert ledger.begin(whole, "v", "6") == Ticket("split", rest=rest)
@@ -613,7 +620,8 @@ class Distributed(RuleBasedStateMachine):
         chosen = data.draw(st.sampled_from(self.chunks))
         if chosen in self.replays:
             return  # those have been entered by others
-        assert self.ledger.dispatch(chosen) == (self.books.kind(chosen) in {"", "p"})
+        kind = self.books.kind(chosen)
+        assert self.ledger.dispatch(chosen) == Dispatched(is_new=kind == "", to_publish=kind in {"", "p"})
         self.books.dispatch(chosen)
 
     @rule(worker=st.sampled_from(WORKERS))
