@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mcip_qdrant.errors import Reason, RunError
@@ -51,6 +51,7 @@ class Dispatcher:
     look_ahead: int = DEFAULT_LOOK_AHEAD
     _expected: int = 0
     _fed: bool = False
+    _replayed: set[str] = field(default_factory=set)
     _shown_at: float = 0.0
     _room: int = 0
 
@@ -106,6 +107,7 @@ class Dispatcher:
         replayed = 0
         for chunk in self.ledger.promised(self.run):
             if chunk.generation:
+                self._replayed.add(chunk.id)
                 self._send(chunk)
                 replayed += len(chunk.images)
         prefix = f"{self.sample.source}/"
@@ -119,12 +121,13 @@ class Dispatcher:
                 columns = {name: failed[name].columns for name in images if failed[name].columns}
                 chunk = replace(self.sample, images=images, generation=generation, suspect=suspect, columns=columns)
                 if self.ledger.replay(chunk):
+                    self._replayed.add(chunk.id)
                     self._send(chunk)
                     replayed += len(images)
         return replayed
 
     def wait(self) -> Counts:
-        """Wait until every dispatched image has met its fate; chunks that got lost on the way are sent again.
+        """Wait until every dispatched image has met its fate, or, after a replay, every replayed one; lost chunks are sent again.
 
         Raises:
             DispatchStoppedError: somebody does not want to wait any longer, or the run was cancelled.
@@ -133,7 +136,11 @@ class Dispatcher:
         before, since = Counts(), time.monotonic()
         while True:
             counts = self._look(at_once=True)
-            if counts.settled >= counts.submitted:
+            if self._replayed:
+                self._replayed = self.ledger.open_of(self.run, self._replayed)
+                if not self._replayed:
+                    return counts
+            elif counts.settled >= counts.submitted:
                 self._check_nothing_was_lost(counts)
                 if self._fed:
                     self.ledger.all_dispatched(self.run)  # Redis may have lost that, too
@@ -150,7 +157,7 @@ class Dispatcher:
 
         kombu takes a message off the queue and notes it as unacknowledged in two steps: a worker killed in between takes it along.
         """
-        unheld = self.ledger.unheld(self.run)
+        unheld = [chunk for chunk in self.ledger.unheld(self.run) if not self._replayed or chunk.id in self._replayed]
         if self.queues.length([queue_name(self.sample.space_id, self.sample.source)]) >= len(unheld):
             return
         for chunk in unheld:
@@ -205,8 +212,8 @@ def resume_run(ledger: Ledger, run: str, wanted: Chunk) -> tuple[Chunk, int]:
     """
     info = ledger.info(run)
     sample = sample_of(info)
-    for field in ("collection", "space_id", "source", "decode", "checksum"):
-        before, now = getattr(sample, field), getattr(wanted, field)
+    for name in ("collection", "space_id", "source", "decode", "checksum"):
+        before, now = getattr(sample, name), getattr(wanted, name)
         if before != now:
-            raise RunError(f"--resume {run}: its {field} is {before!r}, not {now!r}; start a new run instead")
+            raise RunError(f"--resume {run}: its {name} is {before!r}, not {now!r}; start a new run instead")
     return sample, info.chunk_size

@@ -103,6 +103,18 @@ class Ledger:
             for _, message in self.redis.hscan_iter(self._key(run, "outbox")):
                 yield Chunk.from_message(json.loads(message))
 
+    def open_of(self, run: str, chunks: Iterable[str]) -> set[str]:
+        """Of some chunks, by id, those whose fate is not known yet; what is left of one that was split stands for it."""
+        asked = list(chunks)
+        found: set[str] = set()
+        while asked:
+            with broker_errors(self.settings):
+                entries: Any = self.redis.hmget(self._key(run, "chunks"), asked)
+            told = list(zip(asked, entries, strict=True))
+            found.update(chunk for chunk, entry in told if entry is None or entry.startswith("p"))
+            asked = [entry.removeprefix("s:") for _, entry in told if entry is not None and entry.startswith("s")]
+        return found
+
     def unheld(self, run: str) -> list[Chunk]:
         """Promised chunks that no living worker has in hand: waiting in the queue, or lost."""
         with broker_errors(self.settings):

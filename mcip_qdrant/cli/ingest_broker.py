@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mcip_qdrant.keys import ImageRef
     from mcip_qdrant.source import Source
     from mcip_qdrant.store import Store
+    from mcip_qdrant.workers.records import RunInfo
 
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -106,7 +107,7 @@ def ingest_by_broker(
                 dispatcher.wait()
             stopped = None
         except DispatchStoppedError as exc:
-            stopped = str(exc) or f"stopped dispatching; workers finish what they got. Go on: --resume {sample.run}"
+            stopped = str(exc) or _stopped(ledger.info(sample.run))
         except BrokerError as exc:
             raise BrokerError(f"{exc}. Nothing is lost; go on with: --resume {sample.run}") from exc
     say_listing(listing)
@@ -118,6 +119,12 @@ def ingest_by_broker(
         click.echo(stopped, err=True)
         return EXIT_INTERRUPTED
     return EXIT_SOME_FAILED if ledger.counts(sample.run).failed or listing.errors else 0
+
+
+def _stopped(info: RunInfo) -> str:
+    if info.state == "dispatched":
+        return f"everything is dispatched, and the workers go on: mcip-qdrant status {info.run} --wait"
+    return f"stopped dispatching; workers finish what they got. Go on: --resume {info.run}"
 
 
 def _detach(run: str) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcip_qdrant.workers.records import Counts, RunInfo
 
 _SILENCE_S = 5.0
+_SAY_AGAIN_S = 60.0
 
 
 class RunBar:
@@ -28,7 +29,8 @@ class RunBar:
     def __init__(self, ledger: Ledger, run: str, total: Callable[[], int | None]) -> None:
         self._ledger, self._run, self._total = ledger, run, total
         self._bar: Any = tqdm(unit="img", file=sys.stderr, dynamic_ncols=True, desc="ingest")
-        self._since, self._warned, self._first = time.monotonic(), False, True
+        self._before: Counts | None = None
+        self._warn_at = 0.0
 
     def __enter__(self) -> RunBar:
         return self
@@ -38,20 +40,20 @@ class RunBar:
         self._bar.close()
 
     def __call__(self, counts: Counts) -> None:
-        if self._first:
+        if self._before is None:
             # What earlier sittings did must not count as this one's speed.
-            self._first, self._bar.initial = False, counts.settled
-            self._bar.n = self._bar.last_print_n = counts.settled
+            self._bar.initial = self._bar.n = self._bar.last_print_n = counts.settled
         self._bar.total = self._total() or counts.submitted
         self._bar.set_postfix_str(
             f"embedded {counts.embedded}, unchanged {counts.unchanged}, failed {counts.failed}", refresh=False
         )
         self._bar.update(counts.settled - self._bar.n)
-        if counts.settled > self._bar.initial:
-            self._since = time.monotonic()
-        elif not self._warned and time.monotonic() - self._since > _SILENCE_S:
-            self._warned = True
+        if self._before is None or counts.settled != self._before.settled:
+            self._warn_at = time.monotonic() + _SILENCE_S
+        elif time.monotonic() > self._warn_at:
+            self._warn_at = time.monotonic() + _SAY_AGAIN_S
             self._say_who_is_missing()
+        self._before = counts
 
     def say_sent_again(self, chunks: int) -> None:
         """Tell that chunks got lost between queue and worker."""
@@ -114,8 +116,11 @@ def print_run(ledger: Ledger, run: str, *, as_json: bool, more: dict[str, Any] |
     click.echo(
         f"{state}; {info.model}, source {on_one_line(info.sample['source'])}, collection {info.sample['collection']}"
     )
+    if info.state == "cancelled":
+        click.echo(f"go on with it: mcip-qdrant ingest … --resume {run}")
     if counts.failed:
-        click.echo(f"list what failed: mcip-qdrant failures {run}; try it again: mcip-qdrant retry {run}")
+        again = f"; try it again: mcip-qdrant retry {run}" if info.state == "dispatched" else ""
+        click.echo(f"list what failed: mcip-qdrant failures {run}{again}")
 
 
 def write_failures(ledger: Ledger, run: str, path: Path) -> None:

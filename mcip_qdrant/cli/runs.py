@@ -17,6 +17,7 @@ from mcip_qdrant.extras import needs_extra
 if TYPE_CHECKING:
     from mcip_qdrant.workers.ledger import Ledger
 
+EXIT_NOT_ALL_IN = 1
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 
@@ -33,7 +34,11 @@ def _ledger(broker: str) -> Ledger:
 @click.command("status")
 @click.argument("run", required=False)
 @broker_option(required=True)
-@click.option("--wait", is_flag=True, help="Show progress until the run is complete; exit 3 if images failed.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Show progress until the run is complete; exit 3 if images failed, 1 if it was cancelled.",
+)
 @json_option
 def status_command(run: str | None, broker: str, wait: bool, as_json: bool) -> int:
     """What became of a run, or which runs and workers there are.
@@ -53,7 +58,10 @@ def status_command(run: str | None, broker: str, wait: bool, as_json: bool) -> i
     if wait and not _wait(ledger, run):
         return EXIT_INTERRUPTED
     print_run(ledger, run, as_json=as_json)
-    return EXIT_SOME_FAILED if wait and ledger.counts(run).failed else 0
+    counts = ledger.counts(run)
+    if wait and not is_complete(ledger.info(run), counts):
+        return EXIT_NOT_ALL_IN
+    return EXIT_SOME_FAILED if wait and counts.failed else 0
 
 
 def _wait(ledger: Ledger, run: str) -> bool:
@@ -133,21 +141,24 @@ def failures_command(run: str, broker: str, as_json: bool) -> int:
 def retry_command(run: str, broker: str, chunk_size: int, detach: bool, as_json: bool) -> int:
     """Replay the dead letters of a run, and nothing else.
 
-    Exit codes as `ingest`: 0 all in, 3 some failed again.
+    A run that was cancelled or is not wholly dispatched has to be taken up first: `ingest --resume RUN`. Exit codes as `ingest`: 0 all
+    in, 3 some failed again.
     """
     ledger = _ledger(broker)
+    from mcip_qdrant.errors import RunError
     from mcip_qdrant.workers.broker import make_celery
     from mcip_qdrant.workers.dispatch import Dispatcher, DispatchStoppedError, Watch
     from mcip_qdrant.workers.queue import Queues
     from mcip_qdrant.workers.records import sample_of
 
     info = ledger.info(run)
+    if info.state != "dispatched":
+        how = "was cancelled" if info.state == "cancelled" else "is not wholly dispatched yet"
+        raise RunError(f"run {run} {how}; go on with it first: mcip-qdrant ingest … --resume {run}")
     queues = Queues(make_celery(ledger.settings), ledger.settings, ledger.redis)
     with stop_on_interrupt() as stop, RunBar(ledger, run, lambda: None) as bar:
         dispatcher = Dispatcher(ledger, queues, run, sample_of(info), Watch(bar, stop.is_set, bar.say_sent_again))
         try:
-            if info.state == "cancelled":
-                ledger.set_state(run, "dispatched")
             replayed = dispatcher.replay(chunk_size)
             if replayed and not detach:
                 dispatcher.wait()
@@ -166,7 +177,9 @@ def retry_command(run: str, broker: str, chunk_size: int, detach: bool, as_json:
 def cancel_command(run: str, broker: str) -> int:
     """Stop a run: chunks in hand are finished, waiting ones dropped. `ingest --resume RUN` takes it up again."""
     ledger = _ledger(broker)
-    ledger.info(run)
+    if is_complete(ledger.info(run), ledger.counts(run)):
+        click.echo(f"run {run} is complete; there is nothing to cancel")
+        return 0
     ledger.set_state(run, "cancelled")
     click.echo(f"run {run} is cancelled; points already written stay")
     return 0
