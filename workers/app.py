@@ -15,7 +15,7 @@ import structlog
 from celery import Celery, signals
 from celery.exceptions import Reject
 
-from mcip_qdrant.errors import BrokerError, ConfigurationError, McipError
+from mcip_qdrant.errors import ConfigurationError, McipError
 from mcip_qdrant.workers.broker import TASK, BrokerSettings, broker_settings, make_celery, open_redis
 from mcip_qdrant.workers.processor import ChunkProcessor, ChunkReturnedError
 from mcip_qdrant.workers.queue import Queues
@@ -98,8 +98,8 @@ class WorkerProgram:
             sender.exitcode = self.exit_code() or sender.exitcode
             try:
                 self.runtime.ledger.leave(self.runtime.name)
-            except BrokerError:
-                logger.warning("Redis is away; what this worker held is handed out again after the visibility timeout")
+            except McipError as exc:
+                logger.warning("%s; what this worker held is handed out again after the visibility timeout", exc)
 
     def exit_code(self) -> int:
         """0, or that of the error that ended the worker."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,9 @@ DEFAULT_VISIBILITY_TIMEOUT_S = 120
 _RETRIES = 150
 _DATABASE = re.compile(r"/?|/\d{1,9}", re.ASCII)
 _SOCKET_TIMEOUT_S = 20
+_SAY_AGAIN_S = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +97,29 @@ def queue_name(space_id: str, source: str) -> str:
 
 
 class Patience(Retry):
-    """Tries for about five minutes while Redis is away; `end` makes all connections give up at their next try."""
+    """Tries for about five minutes while Redis is away or full; `end` makes all connections give up at their next try."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: str) -> None:
         super().__init__(ExponentialWithJitterBackoff(base=0.1, cap=2), _RETRIES)
+        self._shown = shown
+        self._said_at = -_SAY_AGAIN_S
 
     def __deepcopy__(self, _memo: object) -> Self:
         # redis-py gives each connection a copy; `end` must reach them all.
         return self
+
+    def call_with_retry(self, do: Any, fail: Any, is_retryable: Any = None, with_failure_count: bool = False) -> Any:
+        """As of redis-py, but a password that is refused stays so, and a person should know what is waited for."""
+
+        def may_pass(error: Exception) -> bool:
+            if isinstance(error, redis.AuthenticationError):
+                return False
+            if self.get_retries() and time.monotonic() - self._said_at > _SAY_AGAIN_S:
+                self._said_at = time.monotonic()
+                logger.warning("Redis at %s cannot be used, trying for five minutes: %s", self._shown, error)
+            return is_retryable is None or bool(is_retryable(error))
+
+        return super().call_with_retry(do, fail, may_pass, with_failure_count)
 
     def end(self) -> None:
         """A process that is told to leave does not wait."""
@@ -128,7 +148,7 @@ def open_redis(settings: BrokerSettings, patience: Patience | None = None) -> re
         return redis.Redis.from_url(
             settings.url,
             retry=patience or Retry(ExponentialWithJitterBackoff(), 0),
-            retry_on_error=[redis.BusyLoadingError, redis.ReadOnlyError],
+            retry_on_error=[redis.BusyLoadingError, redis.ReadOnlyError, redis.OutOfMemoryError],
             **options,
         )
 
@@ -173,6 +193,8 @@ def make_celery(settings: BrokerSettings) -> Celery:
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A Redis that is full refuses writes as "channel errors", which would end the worker.
+        broker_channel_error_retry=True,
         visibility_timeout=settings.visibility_timeout_s,
         broker_transport_options={
             "visibility_timeout": settings.visibility_timeout_s,

@@ -42,7 +42,7 @@ class Ledger:
             BrokerError, ConfigurationError: as `open_redis`.
         """
         self.settings = settings
-        self.patience = Patience()
+        self.patience = Patience(settings.shown)
         self.redis: redis.Redis = open_redis(settings, self.patience)
         self._scripts = {
             name: self.redis.register_script(scripts.PREFIXES + scripts.PRELUDE + getattr(scripts, name))

@@ -142,8 +142,11 @@ class Runtime:
         while not left.wait(self.settings.broker.alive_for_s / 5):
             try:
                 self.beat()
-            except BrokerError:
-                logger.warning("no heartbeat: Redis at %s is away", self.settings.broker.shown)
+            except BrokerError as exc:
+                logger.warning("no heartbeat: %s", exc)
+            except Exception as exc:  # noqa: BLE001 - whatever it is
+                # Without a heartbeat others take its chunks over. It beats on, for those that it still has in hand.
+                self.abort(exc)
 
     def processor(self) -> ChunkProcessor:
         """What works on the chunks."""

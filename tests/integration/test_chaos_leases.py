@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import redis
 from broken_worker import MARK
 from conftest import Exported
 from distributed import Cluster, wait_for
@@ -78,3 +79,15 @@ def test_an_image_that_hangs_holds_its_chunk_and_nothing_else(tmp_path: Path, cl
         assert cluster.ingest(archive.folder, "--chunk-size", 5).end(0).json["unchanged"] == 295
         stuck.kill()
         assert dispatcher.end(0).json["submitted"] == 300
+
+
+def test_a_worker_whose_password_is_refused_in_mid_run_ends(tmp_path: Path, clip: Exported) -> None:
+    """It could not renew its leases any more; and the same command would be refused again."""
+    with Cluster(tmp_path / "cluster", clip.folder, {"photos": tmp_path}) as cluster:
+        (worker,) = cluster.start_workers(1)
+        cluster.db.config_set("requirepass", "another")
+        with redis.Redis.from_url(cluster.redis.url, password="another") as other:  # noqa: S106
+            other.client_kill_filter(_type="normal", skipme=True)
+            said = worker.end(4, within=60)
+            assert "refused the password" in said.err
+            other.config_set("requirepass", "")

@@ -12,7 +12,7 @@ from distributed_checks import Archive, assert_ledger, assert_points, make_archi
 from fault_proxy import Mode
 
 pytestmark = pytest.mark.timeout(900)
-SOURCES = ("redis", "qdrant", "faults", "lost")
+SOURCES = ("redis", "full", "qdrant", "faults", "lost")
 FAULTS: tuple[Mode, ...] = ("429", "503", "cut", "refuse", "slow")
 
 
@@ -68,6 +68,22 @@ def test_redis_is_killed_and_stopped_and_comes_back(cluster: Cluster, images: in
         cluster.redis.start()
     cluster.proxy.mode = "pass"
     _assert_all_in(cluster, run, archive, dispatcher)
+
+
+def test_redis_is_full_for_a_while(cluster: Cluster) -> None:
+    """Nobody ends, neither those who work nor those who have nothing to do; and they say what they wait for."""
+    archive = _archive(cluster, "full", 400)
+    dispatcher = cluster.ingest(archive.folder, "--chunk-size", 20, "--look-ahead", 2)
+    run = cluster.newest_run(cluster.runs())
+    cluster.proxy.delay = 0.3
+    cluster.proxy.mode = "slow"
+    _reach(cluster, run, 0.1, archive, dispatcher)
+    cluster.db.config_set("maxmemory", "1mb")
+    time.sleep(4)
+    cluster.db.config_set("maxmemory", "0")
+    cluster.proxy.mode = "pass"
+    _assert_all_in(cluster, run, archive, dispatcher)
+    assert any("maxmemory" in line["event"] for worker in cluster.workers for line in worker.log())
 
 
 @pytest.mark.parametrize(("images", "away_s"), [(400, 5), pytest.param(3000, 20, marks=pytest.mark.chaos)])

@@ -263,7 +263,32 @@ def test_somebody_else_at_that_port() -> None:
         server.server_close()
 
 
+def test_a_full_redis_is_waited_for(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    ledger.redis.config_set("maxmemory", 1)
+    freed = threading.Timer(0.5, ledger.redis.config_set, ("maxmemory", 0))
+    freed.start()
+    assert ledger.dispatch(chunk()).to_publish
+    freed.join()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "trying for five minutes" in told
+    assert "maxmemory" in told
+
+
+def test_a_password_that_is_refused_is_not_tried_again(tmp_path: Path) -> None:
+    """It was changed while somebody was connected."""
+    with start_redis(tmp_path) as server:
+        ledger = Ledger(broker_settings(server.url))
+        ledger.redis.config_set("requirepass", SECRET)
+        with redis.Redis.from_url(server.url, password=SECRET) as other:
+            other.client_kill_filter(_type="normal", skipme=True)
+        error = raised(lambda: ledger.beat("w", {}), within=10)
+        assert type(error) is ConfigurationError
+        assert "refused the password" in str(error)
+        ledger.redis.close()
+
+
 def test_a_full_redis_says_so(broker: BrokerSettings, ledger: Ledger) -> None:
+    ledger.patience.end()
     ledger.redis.config_set("maxmemory", 1)
     try:
         for action in (
