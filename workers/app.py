@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,8 @@ from mcip_qdrant.workers.settings import WorkerSettings, visibility_timeout
 
 logger = logging.getLogger(__name__)
 
+EXIT_INTERRUPTED = 130
+
 
 class WorkerProgram:
     """Ties one Celery app to one runtime, which is opened when Celery starts the worker."""
@@ -34,9 +37,11 @@ class WorkerProgram:
         self.app, self._read_settings, self._api_key = app, read_settings, api_key
         self.runtime: Runtime | None = None
         self._processor: ChunkProcessor | None = None
+        self._interrupted = False
         app.task(name=TASK)(self._ingest_chunk)
         # Strong references: Celery's signals hold their receivers weakly.
         signals.celeryd_init.connect(self._on_init, weak=False)
+        signals.worker_ready.connect(self._on_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
         signals.setup_logging.connect(configure_logging, weak=False)
@@ -86,6 +91,18 @@ class WorkerProgram:
         # Impatient: the health page must answer while Redis is away.
         return Queues(self.app, settings.broker, open_redis(settings.broker))
 
+    def _on_ready(self, **_: Any) -> None:
+        # Celery's own handlers drop what is in hand, and with a pool of threads they fail at that.
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, *_: object) -> None:
+        """Ctrl-C: the first one as SIGTERM, the second one at once."""
+        if self._interrupted:
+            os._exit(EXIT_INTERRUPTED)
+        self._interrupted = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def _on_shutting_down(self, **_: Any) -> None:
         """SIGTERM: what is encoded gets written, the rest of each chunk goes back."""
         if self.runtime is not None:
@@ -102,10 +119,10 @@ class WorkerProgram:
                 logger.warning("%s; what this worker held is handed out again after the visibility timeout", exc)
 
     def exit_code(self) -> int:
-        """0, or that of the error that ended the worker."""
+        """0, that of the error that ended the worker, or that of an interruption."""
         failure = self.runtime.failure if self.runtime else None
         if failure is None:
-            return 0
+            return EXIT_INTERRUPTED if self._interrupted else 0
         return failure.exit_code if isinstance(failure, McipError) else 1
 
 

@@ -210,7 +210,10 @@ class Runtime:
 
     def abort(self, error: Exception) -> None:
         """End this worker after what it has in hand; the process then exits with the error's code."""
-        if self.failure is None:
+        if self.stopping.is_set() and isinstance(error, BrokerError):
+            # Told to leave, it does not wait for Redis: what it has in hand is handed out again.
+            logger.warning("left unfinished: %s", error)
+        elif self.failure is None:
             self.failure = error
             logger.error("this worker ends: %s", error, exc_info=not isinstance(error, McipError))
             os.kill(os.getpid(), signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -116,6 +117,8 @@ def worker_command(
       mcip-qdrant worker --source-root /mnt/archive --bundle bundle --qdrant http://qdrant:6333 --broker redis://redis:6379/0
       mcip-qdrant worker --source-root holidays=/data/a --source-root work=/data/b --device cuda:1 --metrics-port 9808 …
     """
+    # Until Celery has its own handlers: told to stop is told to stop, also while the model is being checked.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with needs_extra("workers", "mcip-qdrant worker"):
         from mcip_qdrant.session import Device
         from mcip_qdrant.source import parse_roots
