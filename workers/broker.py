@@ -83,6 +83,7 @@ def broker_settings(url: str, visibility_timeout_s: float = DEFAULT_VISIBILITY_T
         )
     if not 4 <= visibility_timeout_s <= 3600:
         raise ConfigurationError(f"MCIP_QDRANT_VISIBILITY_TIMEOUT_S={visibility_timeout_s}: expected 4 to 3600 seconds")
+    url = urlunsplit(parts)  # the scheme in small letters, as redis-py and kombu want it
     password = secret("MCIP_QDRANT_BROKER_PASSWORD")
     if password and parts.password is None:
         host = parts.netloc.rpartition("@")[2]
@@ -141,7 +142,7 @@ def open_redis(settings: BrokerSettings, patience: Patience | None = None) -> re
         "decode_responses": True,
         **({} if not settings.tls else {**settings.tls, "ssl_cert_reqs": "required"}),
     }
-    with broker_errors(settings):
+    with _url_errors(), broker_errors(settings):
         # Once without patience: a wrong address should be told at once.
         with redis.Redis.from_url(settings.url, retry=Retry(ExponentialWithJitterBackoff(), 0), **options) as probe:
             probe.ping()
@@ -151,6 +152,15 @@ def open_redis(settings: BrokerSettings, patience: Patience | None = None) -> re
             retry_on_error=[redis.BusyLoadingError, redis.ReadOnlyError, redis.OutOfMemoryError],
             **options,
         )
+
+
+@contextmanager
+def _url_errors() -> Iterator[None]:
+    """What redis-py says of options behind the `?` of a URL that it does not know, or whose values make no sense."""
+    try:
+        yield
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(f"--broker: {exc}") from exc
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from mcip_qdrant.workers.scripts import LEASE_PREFIX, WORKER_PREFIX
 
 PREFIX: Final = "mcip_qdrant:"
 _RUNS: Final = f"{PREFIX}runs"
-_REFUSED: Final = f"{PREFIX}refused"
+_REFUSED: Final = f"{PREFIX}refusals"
 _PARTS: Final = ("chunks", "totals", "info", "failures", "working", "crashes", "risky", "outbox")
 _KEPT_S: Final = 30 * 24 * 3600
 _MAX_REFUSED: Final = 1000
@@ -167,10 +167,11 @@ class Ledger:
         return int(answer) == 1
 
     def refuse(self, message: object, why: str) -> None:
-        """Keep a message that no worker of this version can read."""
+        """Keep a message that no worker of this version can read; one that is sent again is kept once."""
         with broker_errors(self.settings):
-            self.redis.lpush(_REFUSED, json.dumps({"why": why, "message": message, "at": time.time()}, default=str))
-            self.redis.ltrim(_REFUSED, 0, _MAX_REFUSED - 1)
+            record = json.dumps({"why": why, "message": message}, default=str)
+            self.redis.zadd(_REFUSED, {record: time.time()})
+            self.redis.zremrangebyrank(_REFUSED, 0, -_MAX_REFUSED - 1)
 
     # Everybody's side.
 
@@ -218,9 +219,15 @@ class Ledger:
                 yield FailedImage(letter, record.get("columns", {}))
 
     def refused(self) -> list[dict[str, Any]]:
-        """Messages that workers refused to read."""
+        """Messages that workers refused to read, newest first."""
         with broker_errors(self.settings):
-            return [json.loads(item) for item in self.redis.lrange(_REFUSED, 0, -1)]
+            found: Any = self.redis.zrevrange(_REFUSED, 0, -1, withscores=True)
+        return [{**json.loads(item), "at": at} for item, at in found]
+
+    def why_refused(self, run: str) -> str | None:
+        """Why workers refused a message of this run, if they did: the latest reason."""
+        messages = ((item["message"], item["why"]) for item in self.refused())
+        return next((why for message, why in messages if isinstance(message, dict) and message.get("run") == run), None)
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """Living workers by id, as they describe themselves."""

@@ -15,6 +15,7 @@ from mcip_qdrant.cli.ingest_output import CountedTotal, say_listing, stop_on_int
 from mcip_qdrant.cli.options import connect
 from mcip_qdrant.cli.run_output import RunBar, print_run, write_failures
 from mcip_qdrant.extras import needs_extra
+from mcip_qdrant.failures import FailureFile
 
 if TYPE_CHECKING:
     from mcip_qdrant.bundle import Bundle
@@ -58,7 +59,6 @@ def ingest_by_broker(
         from mcip_qdrant.workers.queue import Queues
         from mcip_qdrant.workers.settings import visibility_timeout
     from mcip_qdrant.bulk import bulk_load
-    from mcip_qdrant.collection import ensure_collection, register_source
     from mcip_qdrant.errors import BrokerError, ConfigurationError
     from mcip_qdrant.ingest import new_run_id, references, timestamp
     from mcip_qdrant.source import ListingReport
@@ -87,8 +87,9 @@ def ingest_by_broker(
     if chosen.resume is not None:
         sample, chunk_size = resume_run(ledger, chosen.resume, sample)
     store: Store = connect(location)
-    ensure_collection(store, options.collection, bundle.manifest, options.indexes)
-    register_source(store, options.collection, source.name, source.root, moved=options.source_moved)
+    _open_collection(store, source, bundle, options, chosen.resume)
+    with FailureFile(failures_file):
+        pass  # that it cannot be written should be told now, and not after the run
     if chosen.resume is None:
         open_run(ledger, sample, bundle.manifest.model, str(source.root), chunk_size)
     if chosen.detach:
@@ -121,6 +122,19 @@ def ingest_by_broker(
     return EXIT_SOME_FAILED if ledger.counts(sample.run).failed or listing.errors else 0
 
 
+def _open_collection(store: Store, source: Source, bundle: Bundle, options: IngestOptions, resume: str | None) -> None:
+    from mcip_qdrant.collection import describe, ensure_collection, register_source
+    from mcip_qdrant.errors import RunError
+
+    if resume is not None and describe(store, options.collection) is None:
+        raise RunError(
+            f"--resume {resume}: its collection {options.collection!r} does not exist any more, nor what the run has embedded; "
+            "start a new run instead"
+        )
+    ensure_collection(store, options.collection, bundle.manifest, options.indexes)
+    register_source(store, options.collection, source.name, source.root, moved=options.source_moved)
+
+
 def _stopped(info: RunInfo) -> str:
     if info.state == "dispatched":
         return f"everything is dispatched, and the workers go on: mcip-qdrant status {info.run} --wait"
@@ -130,10 +144,10 @@ def _stopped(info: RunInfo) -> str:
 def _detach(run: str) -> int:
     """Feed the run from a process of its own: the queue takes only some chunks ahead, so somebody has to stay."""
     log = Path(f"mcip-qdrant-{run}.log").absolute()
-    arguments = [item for item in sys.argv[1:] if item != "--detach"]
+    arguments = _for_the_feeder(sys.argv[1:], run)
     with log.open("wb") as stream:
         feeder = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "mcip_qdrant", *arguments, *_unless_given("--resume", run, arguments)],
+            [sys.executable, "-m", "mcip_qdrant", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
@@ -144,5 +158,11 @@ def _detach(run: str) -> int:
     return 0
 
 
-def _unless_given(option: str, value: str, arguments: list[str]) -> list[str]:
-    return [] if any(item == option or item.startswith(f"{option}=") for item in arguments) else [option, value]
+def _for_the_feeder(arguments: list[str], run: str) -> list[str]:
+    """The same command line, for a process that stays and goes on with the run. Behind `--` nothing is an option."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [item for item in arguments[:end] if item != "--detach"]
+    if not any(item == "--resume" or item.startswith("--resume=") for item in options):
+        place = options.index("ingest") + 1
+        options[place:place] = ["--resume", run]
+    return [*options, *arguments[end:]]

@@ -58,10 +58,16 @@ class RunBar:
     def say_sent_again(self, chunks: int) -> None:
         """Tell that chunks got lost between queue and worker."""
         self._bar.write(f"nothing moved: {chunks} chunk(s) that no worker has were sent again", file=sys.stderr)
+        self._say_who_refuses()
+
+    def _say_who_refuses(self) -> None:
+        if why := self._ledger.why_refused(self._run):
+            self._bar.write(f"workers refuse this run's messages: {why}", file=sys.stderr)
 
     def _say_who_is_missing(self) -> None:
         from mcip_qdrant.workers.records import sample_of
 
+        self._say_who_refuses()
         info = self._ledger.info(self._run)
         sample = sample_of(info)
         able = [

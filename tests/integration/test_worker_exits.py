@@ -57,4 +57,3 @@ def test_workers_that_are_told_to_stop(cluster: Cluster) -> None:
     cluster.redis.start()
     cluster.proxy.mode = "pass"
     dispatcher.kill()
-

@@ -144,8 +144,22 @@ def test_cancel_and_resume(cluster: Cluster, archive: Archive) -> None:
     assert all(cluster.points()[point].payload == record.payload for point, record in before.items())
 
 
+def test_what_is_refused_before_anything_is_done(cluster: Cluster, archive: Archive) -> None:
+    """A file of failures that cannot be written, and a run whose points are gone."""
+    known = cluster.runs()
+    refused = cluster.run("ingest", archive.folder, "--failures", "no-such-folder/failures.jsonl", expect=None)
+    assert refused.code
+    assert "cannot be written" in refused.err
+    assert cluster.runs() == known
+    run = cluster.ingest(archive.folder).end(0).json["run_id"]
+    cluster.client.delete_collection(cluster.collection)
+    lost = cluster.run("ingest", archive.folder, "--resume", run, expect=1)
+    assert "does not exist any more" in lost.err
+    assert not cluster.client.collection_exists(cluster.collection)
+
+
 def test_a_detached_run_completes(cluster: Cluster, archive: Archive) -> None:
-    started = cluster.run("ingest", archive.folder, "--chunk-size", 20, "--detach")
+    started = cluster.run("ingest", "--chunk-size", 20, "--detach", "--", archive.folder)
     run = started.out.strip()
     assert started.out == f"{run}\n"
     assert run in cluster.runs()

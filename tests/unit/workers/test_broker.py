@@ -89,6 +89,18 @@ def test_urls_are_taken_as_they_are(url: str) -> None:
     assert settings.visibility_timeout_s == 120
 
 
+def test_a_scheme_in_capitals(broker: BrokerSettings) -> None:
+    settings = broker_settings(broker.url.replace("redis://", "Redis://"))
+    assert settings == broker_settings(broker.url)
+    assert broker_settings("REDISS://host:1/0").tls
+
+
+@pytest.mark.parametrize("option", ["socket_timeout=abc", "db=x", "no_such_option=1"])
+def test_options_of_a_url_that_make_no_sense(broker: BrokerSettings, option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--broker: .*{option.partition('=')[0]}"):
+        open_redis(broker_settings(f"{broker.url}?{option}"))
+
+
 @pytest.mark.parametrize("seconds", [-1, 0, 3.9, 3601, float("inf"), float("nan")])
 def test_visibility_timeouts_that_make_no_sense(seconds: float) -> None:
     with pytest.raises(ConfigurationError, match="MCIP_QDRANT_VISIBILITY_TIMEOUT_S=.*4 to 3600"):

@@ -134,10 +134,15 @@ def test_refused_messages_are_kept_newest_first(ledger: Ledger) -> None:
 
 
 def test_refused_messages_do_not_fill_redis(ledger: Ledger) -> None:
-    ledger.redis.lpush(f"{PREFIX}refused", *(json.dumps({"why": str(number)}) for number in range(1500)))
-    ledger.refuse({}, "the last")
+    ledger.redis.zadd(
+        f"{PREFIX}refusals", {json.dumps({"why": str(number), "message": {}}): number for number in range(1500)}
+    )
+    for _ in range(3):
+        ledger.refuse({"run": RUN}, "the last")  # sent again and again
+    assert ledger.why_refused(RUN) == "the last"
+    assert ledger.why_refused("other") is None
     assert len(ledger.refused()) == 1000
-    assert ledger.refused()[0]["why"] == "the last"
+    assert [item["why"] for item in ledger.refused()[:2]] == ["the last", "1499"]
 
 
 # Leave to work.

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from worker_support import QUEUE, RUN, all_embedded, check_sums, chunk, letter, taken
 
 from mcip_qdrant.cli import run_output
+from mcip_qdrant.cli.ingest_broker import _for_the_feeder
 from mcip_qdrant.cli.run_output import RunBar
 from mcip_qdrant.cli.runs import cancel_command, retry_command, status_command
 from mcip_qdrant.errors import RunError
@@ -130,3 +131,24 @@ def test_who_waits_hears_when_the_last_worker_has_gone(
         assert look(0) == look(3) == 0
         half_done.leave("w")
         assert look(4) > 1
+        half_done.refuse({"run": RUN}, "message of format 2")
+        bar.say_sent_again(1)
+    said = capsys.readouterr().err
+    assert "1 chunk(s) that no worker has were sent again" in said
+    assert "workers refuse this run's messages: message of format 2" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "fed"),
+    [
+        ("ingest --detach photos", "ingest --resume R photos"),
+        ("ingest --chunk-size 5 --detach -- photos", "ingest --resume R --chunk-size 5 -- photos"),
+        ("ingest --detach -- --detach", "ingest --resume R -- --detach"),
+        ("--verbose ingest photos --detach", "--verbose ingest --resume R photos"),
+        ("ingest photos --resume R --detach", "ingest photos --resume R"),
+        ("ingest --resume=R --detach photos", "ingest --resume=R photos"),
+        ("ingest --detach -- --resume", "ingest --resume R -- --resume"),
+    ],
+)
+def test_the_command_line_of_a_detached_feeder(given: str, fed: str) -> None:
+    assert _for_the_feeder(given.split(), "R") == fed.split()
