@@ -103,7 +103,7 @@ class Patience(Retry):
     def __init__(self, shown: str) -> None:
         super().__init__(ExponentialWithJitterBackoff(base=0.1, cap=2), _RETRIES)
         self._shown = shown
-        self._said_at = -_SAY_AGAIN_S
+        self._said_at: dict[type[Exception], float] = {}
 
     def __deepcopy__(self, _memo: object) -> Self:
         # redis-py gives each connection a copy; `end` must reach them all.
@@ -115,8 +115,9 @@ class Patience(Retry):
         def may_pass(error: Exception) -> bool:
             if isinstance(error, redis.AuthenticationError):
                 return False
-            if self.get_retries() and time.monotonic() - self._said_at > _SAY_AGAIN_S:
-                self._said_at = time.monotonic()
+            now = time.monotonic()
+            if self.get_retries() and now - self._said_at.get(type(error), -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
+                self._said_at[type(error)] = now
                 logger.warning("Redis at %s cannot be used, trying for five minutes: %s", self._shown, error)
             return is_retryable is None or bool(is_retryable(error))
 
