@@ -17,6 +17,7 @@ from celery import Celery, signals
 from celery.exceptions import Reject
 
 from mcip_qdrant.errors import ConfigurationError, McipError
+from mcip_qdrant.exit_codes import INTERRUPTED
 from mcip_qdrant.workers.broker import TASK, BrokerSettings, broker_settings, make_celery, open_redis
 from mcip_qdrant.workers.processor import ChunkProcessor, ChunkReturnedError
 from mcip_qdrant.workers.queue import Queues
@@ -24,8 +25,6 @@ from mcip_qdrant.workers.runtime import Runtime
 from mcip_qdrant.workers.settings import WorkerSettings, visibility_timeout
 
 logger = logging.getLogger(__name__)
-
-EXIT_INTERRUPTED = 130
 
 
 class WorkerProgram:
@@ -99,7 +98,7 @@ class WorkerProgram:
     def _interrupt(self, *_: object) -> None:
         """Ctrl-C: the first one as SIGTERM, the second one at once."""
         if self._interrupted:
-            os._exit(EXIT_INTERRUPTED)
+            os._exit(INTERRUPTED)
         self._interrupted = True
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -122,7 +121,7 @@ class WorkerProgram:
         """0, that of the error that ended the worker, or that of an interruption."""
         failure = self.runtime.failure if self.runtime else None
         if failure is None:
-            return EXIT_INTERRUPTED if self._interrupted else 0
+            return INTERRUPTED if self._interrupted else 0
         return failure.exit_code if isinstance(failure, McipError) else 1
 
 

@@ -15,6 +15,7 @@ from mcip_qdrant.cli.eval_options import EvalOptions
 from mcip_qdrant.cli.options import on_one_line
 from mcip_qdrant.cli.streams import echo_json
 from mcip_qdrant.errors import SourceError
+from mcip_qdrant.exit_codes import SOME_FAILED
 from mcip_qdrant.extras import needs_extra
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from mcip_qdrant.evaluation.evaluation import Evaluation
     from mcip_qdrant.evaluation.published import Published
     from mcip_qdrant.evaluation.report import Report
-
-EXIT_SOME_FAILED = 3
 
 
 class Bars:
@@ -106,7 +105,7 @@ def finish(report: Report, *, as_json: bool, html: Path | None) -> int:
 
         write_page(report, html)
         click.echo(f"page: {html}", err=True)
-    return EXIT_SOME_FAILED if report.first.failures else 0
+    return SOME_FAILED if report.first.failures else 0
 
 
 def _say(report: Report, *, as_json: bool) -> None:

@@ -21,13 +21,11 @@ from mcip_qdrant.cli.options import (
     say_device,
     store_options,
 )
+from mcip_qdrant.exit_codes import INTERRUPTED, SOME_FAILED
 from mcip_qdrant.manifest import Precision
 
 if TYPE_CHECKING:
     from mcip_qdrant.ingest import IngestResult
-
-EXIT_SOME_FAILED = 3
-EXIT_INTERRUPTED = 130
 
 
 @click.command("ingest")
@@ -252,10 +250,10 @@ def _exit_code(result: IngestResult, *, embedded: bool) -> int:
         )
     if result.report.interrupted:
         click.echo("interrupted; run the same command again to continue", err=True)
-        return EXIT_INTERRUPTED
+        return INTERRUPTED
     if result.prune_refused is not None:
         raise SourceError(result.prune_refused)
-    return EXIT_SOME_FAILED if result.report.failed or result.listing.errors else 0
+    return SOME_FAILED if result.report.failed or result.listing.errors else 0
 
 
 def _refuse_with_broker(

@@ -14,6 +14,7 @@ import click
 from mcip_qdrant.cli.ingest_output import CountedTotal, say_listing, stop_on_interrupt
 from mcip_qdrant.cli.options import connect
 from mcip_qdrant.cli.run_output import RunBar, print_run, write_failures
+from mcip_qdrant.exit_codes import INTERRUPTED, SOME_FAILED
 from mcip_qdrant.extras import needs_extra
 from mcip_qdrant.failures import FailureFile
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from mcip_qdrant.source import Source
     from mcip_qdrant.store import Store
     from mcip_qdrant.workers.records import RunInfo
-
-EXIT_SOME_FAILED = 3
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +116,8 @@ def ingest_by_broker(
     )
     if stopped is not None:
         click.echo(stopped, err=True)
-        return EXIT_INTERRUPTED
-    return EXIT_SOME_FAILED if ledger.counts(sample.run).failed or listing.errors else 0
+        return INTERRUPTED
+    return SOME_FAILED if ledger.counts(sample.run).failed or listing.errors else 0
 
 
 def _open_collection(store: Store, source: Source, bundle: Bundle, options: IngestOptions, resume: str | None) -> None:

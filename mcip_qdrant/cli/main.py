@@ -24,8 +24,7 @@ from mcip_qdrant.cli.tune import tune_group
 from mcip_qdrant.cli.verify import verify_command
 from mcip_qdrant.cli.worker import worker_command
 from mcip_qdrant.errors import McipError
-
-EXIT_INTERRUPTED = 130
+from mcip_qdrant.exit_codes import INTERRUPTED
 
 _EPILOG = """\b
 Typical use:
@@ -77,7 +76,7 @@ def main() -> None:
         # An impatient second Ctrl-C must not turn the exit code into that of a crash.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output (head, less) went away: that is its right.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

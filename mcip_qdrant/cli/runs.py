@@ -12,14 +12,13 @@ import click
 from mcip_qdrant.cli.ingest_output import stop_on_interrupt
 from mcip_qdrant.cli.options import broker_option, json_option, on_one_line
 from mcip_qdrant.cli.run_output import RunBar, is_complete, print_run, run_as_json
+from mcip_qdrant.exit_codes import INTERRUPTED, SOME_FAILED
 from mcip_qdrant.extras import needs_extra
 
 if TYPE_CHECKING:
     from mcip_qdrant.workers.ledger import Ledger
 
 EXIT_NOT_ALL_IN = 1
-EXIT_SOME_FAILED = 3
-EXIT_INTERRUPTED = 130
 
 
 def _ledger(broker: str) -> Ledger:
@@ -56,12 +55,12 @@ def status_command(run: str | None, broker: str, wait: bool, as_json: bool) -> i
         return 0
     ledger.info(run)
     if wait and not _wait(ledger, run):
-        return EXIT_INTERRUPTED
+        return INTERRUPTED
     print_run(ledger, run, as_json=as_json)
     counts = ledger.counts(run)
     if wait and not is_complete(ledger.info(run), counts):
         return EXIT_NOT_ALL_IN
-    return EXIT_SOME_FAILED if wait and counts.failed else 0
+    return SOME_FAILED if wait and counts.failed else 0
 
 
 def _wait(ledger: Ledger, run: str) -> bool:
@@ -129,7 +128,7 @@ def failures_command(run: str, broker: str, as_json: bool) -> int:
             click.echo(json.dumps(line, ensure_ascii=False))
         else:
             click.echo(f"{on_one_line(letter.key)}\t{letter.reason.value}\t{on_one_line(letter.message)}")
-    return EXIT_SOME_FAILED if found else 0
+    return SOME_FAILED if found else 0
 
 
 @click.command("retry")
@@ -164,11 +163,11 @@ def retry_command(run: str, broker: str, chunk_size: int, detach: bool, as_json:
                 dispatcher.wait()
         except DispatchStoppedError as exc:
             click.echo(str(exc) or "interrupted; what was dispatched goes on", err=True)
-            return EXIT_INTERRUPTED
+            return INTERRUPTED
     print_run(ledger, run, as_json=as_json, more={"replayed": replayed})
     if not as_json:
         click.echo(f"{replayed} image(s) replayed")
-    return EXIT_SOME_FAILED if not detach and ledger.counts(run).failed else 0
+    return SOME_FAILED if not detach and ledger.counts(run).failed else 0
 
 
 @click.command("cancel")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "open_clip", "transformers", "timm", "onnx", "onnxscript", "safetensors"}
 LAYERS = {
     # module or sub-package -> layer; it imports only from lower layers (same-layer imports would make cycles possible).
-    **dict.fromkeys(("errors", "cpus", "spill", "text"), 0),
+    **dict.fromkeys(("errors", "exit_codes", "cpus", "spill", "text"), 0),
     **dict.fromkeys(("manifest", "keys", "report", "stages", "extras", "mix", "hit", "store_errors", "credentials"), 1),
     **dict.fromkeys(("preprocess", "tokenizer", "session", "store", "source", "read", "failures"), 2),
     **dict.fromkeys(("decode", "collection", "points", "sink"), 3),
