@@ -17,7 +17,7 @@ from mcip_qdrant.errors import ExportError
 from mcip_qdrant.export import clip_bpe
 from mcip_qdrant.export.golden_texts import GOLDEN_TEXTS
 from mcip_qdrant.manifest import Cleaning, TokenizerConfig
-from mcip_qdrant.tokenizer import Tokenizer
+from mcip_qdrant.tokenizer import Tokenizer, exact_backend
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _clip(reference: Any, cleaning: Cleaning) -> _Source:
 
 def _transformers(reference: Any) -> _Source:
     wrapped = _fast_tokenizer(reference)
-    backend = tokenizers.Tokenizer.from_str(wrapped.backend_tokenizer.to_str())
+    backend = exact_backend(wrapped.backend_tokenizer.to_str())
     return _Source(
         backend,
         backend.get_vocab(with_added_tokens=True),

@@ -73,7 +73,7 @@ def clean(text: str, how: Cleaning) -> str:
     return _CLEANERS[how](text)
 
 
-def _backend(text: str) -> Any:
+def exact_backend(text: str) -> Any:
     """The tokenizer in a `tokenizer.json`, with the scores of a unigram vocabulary exactly as they stand there.
 
     The library's own reader returns about one score in eight a unit in the last place off, and where two ways to split a
@@ -111,7 +111,7 @@ class Tokenizer:
         if hashlib.sha256(data).hexdigest() != config.sha256:
             raise BundleError(f"{path} was altered after the export (SHA-256 differs); copy it again")
         try:
-            backend = _backend(data.decode())
+            backend = exact_backend(data.decode())
         except Exception as exc:  # `tokenizers` raises bare Exception
             raise BundleError(f"{path}: not a tokenizer file: {exc}") from exc
         cut, pad = backend.truncation or {}, backend.padding or {}

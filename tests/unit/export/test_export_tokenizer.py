@@ -288,3 +288,17 @@ def test_unknown_options_are_reported() -> None:
 def test_tokenizer_kwargs_that_are_none() -> None:
     with pytest.raises(ExportError, match="tokenizer_kwargs of the model's configuration is 5"):
         load_reference_tokenizer("local-dir:x", {"tokenizer_kwargs": 5})
+
+
+def test_scores_are_written_as_the_reference_has_them(siglip_folder: Path, tmp_path: Path) -> None:
+    """The library's reader moves one score in eight by a unit in the last place, and equally good splits then come out otherwise."""
+    reference = load_reference_tokenizer("ViT-B-16-SigLIP", SIGLIP_TEXT, siglip_folder)
+    export_tokenizer(reference, tmp_path, vocab_size=1000)
+
+    def scores(text: str) -> list[Any]:
+        found: list[Any] = json.loads(text)["model"]["vocab"]
+        return found
+
+    expected = scores(reference.tokenizer.backend_tokenizer.to_str())
+    assert len({score for _, score in expected}) > 100
+    assert scores((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) == expected
