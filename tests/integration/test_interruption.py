@@ -144,8 +144,11 @@ def test_ctrl_c_from_outside(photos: Path, tmp_path: Path) -> None:
         if number == 2:
             process.send_signal(signal.SIGINT)
         done = finish(process, expect=None)
-        assert done.code in {0, 130}
-        return done.code, _assert_second_run_completes(photos, cwd)
+        # Where the signal strikes while Python executes a string, as namedtuples are made at import, Python itself ends by the signal
+        # whatever exit code is asked for; to a shell both are 130.
+        code = 130 if done.code == -signal.SIGINT else done.code
+        assert code in {0, 130}
+        return code, _assert_second_run_completes(photos, cwd)
 
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(interrupt, range(3)))
