@@ -138,6 +138,6 @@ def test_names_and_numbers_on_the_page_are_the_codes() -> None:
     assert (mix.CANCELLED, "|s| < 0.0001" in text) == (1e-4, True)
     limits = decode.DecodeLimits()
     assert (limits.max_bytes >> 20, limits.max_pixels // 10**6) == (256, 89)
-    assert "256 MB, 89 megapixels" in text
+    assert "256 MiB, 89 megapixels" in text
     assert f"up to {adoption.PROBED} of the collection's own images" in text
     assert (adoption.SAME, adoption.SHARE) == (0.98, 0.8)
