@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mcip_qdrant.world.captions import Caption, caption_scene
-from mcip_qdrant.world.render import PICTURE_SIZE, draw, jpeg, random_view
+from mcip_qdrant.world.render import PICTURE_SIZE, View, draw, jpeg, random_view
 from mcip_qdrant.world.scenes import SIZES, Scene, Split, WorldSize, build_scenes
 
 TABLE = "table.jsonl"
@@ -69,15 +72,30 @@ def write_split(
 
 
 def data_hash(made: Iterable[Picture], *, seed: int) -> str:
-    """SHA-256 over pictures: facts, captions, and pixels before JPEG, whose encoders differ between versions."""
-    digest = hashlib.sha256()
+    """SHA-256 over pictures, see `DataHash`."""
+    digest = DataHash()
     for picture in made:
         view = random_view(picture.scene, picture.view, seed=seed)
+        digest.add(picture, view, draw(picture.scene, view))
+    return digest.hexdigest()
+
+
+class DataHash:
+    """SHA-256 over pictures: facts, captions, and pixels before JPEG, whose encoders differ between versions."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, picture: Picture, view: View, pixels: NDArray[np.uint8]) -> None:
+        """Add the next picture; `pixels` is what `draw` gave for it, uint8 `[H, W, 3]`."""
         texts = [caption.text for caption in picture.captions]
         facts = [picture.path, asdict(picture.scene), view.quality, texts]
-        digest.update(json.dumps(facts, sort_keys=True).encode())
-        digest.update(draw(picture.scene, view).tobytes())
-    return digest.hexdigest()
+        self._digest.update(json.dumps(facts, sort_keys=True).encode())
+        self._digest.update(pixels.tobytes())
+
+    def hexdigest(self) -> str:
+        """The digest so far, 64 hexadecimal characters."""
+        return self._digest.hexdigest()
 
 
 def _write(folder: Path, seed: int, pixels: int, picture: Picture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from cli_support import run
 
 from mcip_qdrant import QueryEncoder
 from mcip_qdrant.world.architecture import CARD, export_command
-from mcip_qdrant.world.archive import Picture, data_hash, write_split
+from mcip_qdrant.world.archive import DataHash, Picture, pictures
 from mcip_qdrant.world.measure import FIGURES, measure
+from mcip_qdrant.world.render import draw, jpeg, random_view
 
 # The card's figures are torch's on one machine's JPEG files; libjpeg's versions differ in a few pixels.
 CLOSE = 0.01
@@ -24,43 +26,53 @@ def card() -> dict[str, object]:
     return found
 
 
+@dataclass(frozen=True)
+class DrawnSplit:
+    """The test split, drawn once: its pictures, their JPEG files' bytes, and the hash of what was drawn."""
+
+    pictures: list[Picture]
+    files: list[bytes]
+    data_hash: str
+
+
 @pytest.fixture(scope="module")
-def test_split(tmp_path_factory: pytest.TempPathFactory, card: dict[str, object]) -> tuple[Path, list[Picture]]:
-    folder = tmp_path_factory.mktemp("test-split")
+def test_split(card: dict[str, object]) -> DrawnSplit:
     seed = int(str(card["world_seed"]))
-    return folder, write_split(folder, "test", seed=seed, jobs=2)
+    made, files, digest = pictures("test", seed=seed), [], DataHash()
+    for picture in made:
+        view = random_view(picture.scene, picture.view, seed=seed)
+        pixels = draw(picture.scene, view)
+        digest.add(picture, view, pixels)
+        files.append(jpeg(pixels, view))
+    return DrawnSplit(made, files, digest.hexdigest())
 
 
-def test_the_test_split_is_the_one_of_the_card(test_split: tuple[Path, list[Picture]], card: dict[str, object]) -> None:
-    assert data_hash(test_split[1], seed=int(str(card["world_seed"]))) == card["test_data_hash"]
+def test_the_test_split_is_the_one_of_the_card(test_split: DrawnSplit, card: dict[str, object]) -> None:
+    assert test_split.data_hash == card["test_data_hash"]
 
 
 def test_the_exported_model_has_the_figures_of_its_card(
-    test_split: tuple[Path, list[Picture]], card: dict[str, object], tmp_path: Path
+    test_split: DrawnSplit, card: dict[str, object], tmp_path: Path
 ) -> None:
-    folder, pictures = test_split
+    files = test_split.files
     bundle = tmp_path / "bundle"
     run(*export_command(bundle), cwd=tmp_path)
     with QueryEncoder.open(bundle, device="cpu") as encoder:
-        paths = [folder / picture.path for picture in pictures]
-        images = np.concatenate([encoder.images(paths[start : start + 64]) for start in range(0, len(paths), 64)])
-        found = measure(pictures, images, encoder.texts)
+        images = np.concatenate([encoder.images(files[start : start + 64]) for start in range(0, len(files), 64)])
+        found = measure(test_split.pictures, images, encoder.texts)
     assert set(found) == set(FIGURES)
     assert found == pytest.approx(card["test_figures"], abs=CLOSE)
 
 
-def test_a_model_that_knows_less_would_be_noticed(
-    test_split: tuple[Path, list[Picture]], card: dict[str, object]
-) -> None:
+def test_a_model_that_knows_less_would_be_noticed(test_split: DrawnSplit, card: dict[str, object]) -> None:
     """The bound above is narrower than what an untrained model's vectors reach."""
-    pictures = test_split[1]
     random = np.random.RandomState(0)
 
     def unit(rows: int) -> np.ndarray:
         made = random.standard_normal((rows, 64)).astype(np.float32)
         return made / np.linalg.norm(made, axis=1, keepdims=True)
 
-    found = measure(pictures, unit(len(pictures)), lambda texts: unit(len(texts)))
+    found = measure(test_split.pictures, unit(len(test_split.pictures)), lambda texts: unit(len(texts)))
     figures = card["test_figures"]
     assert isinstance(figures, dict)
     assert all(found[name] < figures[name] - 10 * CLOSE for name in FIGURES)
