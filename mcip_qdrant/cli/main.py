@@ -75,6 +75,9 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         # An impatient second Ctrl-C must not turn the exit code into that of a crash.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Where the signal struck inside an executed string, as namedtuples are made of at import, Python remembers it until it has
+        # executed another one, and would end by the signal instead of with our code.
+        exec("")  # noqa: S102
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

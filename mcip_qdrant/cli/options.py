@@ -89,8 +89,8 @@ def broker_option(*, required: bool) -> Callable[[_F], _F]:
     )
 
 
-def source_root_option(purpose: str) -> Callable[[_F], _F]:
-    """`--source-root`, for commands that may do without."""
+def source_root_option(purpose: str, *, required: bool = False) -> Callable[[_F], _F]:
+    """`--source-root`."""
     return click.option(
         "--source-root",
         "source_roots",
@@ -98,6 +98,7 @@ def source_root_option(purpose: str) -> Callable[[_F], _F]:
         type=click.Path(),  # which splits the variable at colons
         envvar="MCIP_QDRANT_SOURCE_ROOTS",
         show_envvar=True,
+        required=required,
         metavar="[NAME=]DIR",
         help=f"{purpose}. NAME is the archive's --source name (default: the folder's base name). Repeatable; in the environment "
         "separated by colons.",

@@ -13,6 +13,7 @@ from mcip_qdrant.cli.options import (
     bundle_option,
     device_option,
     precision_option,
+    source_root_option,
     store_options,
 )
 from mcip_qdrant.credentials import api_key
@@ -21,18 +22,7 @@ from mcip_qdrant.manifest import Precision
 
 
 @click.command("worker")
-@click.option(
-    "--source-root",
-    "source_roots",
-    multiple=True,
-    type=click.Path(),  # which splits the variable at colons
-    envvar="MCIP_QDRANT_SOURCE_ROOTS",
-    show_envvar=True,
-    required=True,
-    metavar="[NAME=]DIR",
-    help="Where an archive is mounted on this machine; NAME is its --source name (default: the folder's base name). Repeatable; "
-    "in the environment separated by colons.",
-)
+@source_root_option("Where an archive is mounted on this machine", required=True)
 @bundle_option
 @store_options
 @broker_option(required=True)
